@@ -1,0 +1,312 @@
+//! Memory for direct I/O: block-aligned, drawn from a pool with a budget, shared by reference count.
+//!
+//! [`AlignedBuf`] has one owner and can be written; [`AlignedBuf::freeze`] turns it into [`Slice`]s, which are immutable,
+//! cheap to clone and may cross threads (a shard sends what another shard's log holds). [`AppendBuf`] is filled front
+//! to back while slices of its filled part are already in use: the journal block and the tail of a log.
+//! A budget counts what is allocated; the last owner to drop a buffer gives it back.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::BLOCK_BYTES;
+
+/// A bounded source of buffers. Clones share the budget.
+#[derive(Clone, Debug)]
+pub struct BufferPool {
+    shared: Arc<Budget>,
+}
+
+#[derive(Debug)]
+struct Budget {
+    used_bytes: AtomicUsize,
+    max_bytes: usize,
+}
+
+impl BufferPool {
+    pub fn new(max_bytes: usize) -> BufferPool {
+        BufferPool { shared: Arc::new(Budget { used_bytes: AtomicUsize::new(0), max_bytes }) }
+    }
+
+    /// A buffer of at least `len` bytes, rounded up to blocks, its contents unspecified; `None` when the budget is spent.
+    pub fn allocate(&self, len: usize) -> Option<AlignedBuf> {
+        let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
+        let budget = &self.shared;
+        budget
+            .used_bytes
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(len).filter(|&sum| sum <= budget.max_bytes)
+            })
+            .ok()?;
+        match Region::allocate(len, Some(self.shared.clone())) {
+            Some(region) => Some(AlignedBuf { region }),
+            None => {
+                budget.used_bytes.fetch_sub(len, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    pub fn used_bytes(&self) -> usize {
+        self.shared.used_bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn max_bytes(&self) -> usize {
+        self.shared.max_bytes
+    }
+}
+
+/// One allocation; freed, and its bytes given back to the budget, on drop.
+struct Region {
+    ptr: NonNull<u8>,
+    len: usize,
+    budget: Option<Arc<Budget>>,
+}
+
+// SAFETY: needed so that a shard can send what another shard's log holds. A region is plain memory owned by this
+// value; who may write which byte is settled by the types around it.
+unsafe impl Send for Region {}
+// SAFETY: as above; shared access only reads bytes that nobody writes any more (see `AppendBuf`).
+unsafe impl Sync for Region {}
+
+impl Region {
+    fn allocate(len: usize, budget: Option<Arc<Budget>>) -> Option<Region> {
+        let layout = Layout::from_size_align(len, BLOCK_BYTES).ok()?;
+        // SAFETY: needed for block alignment, which `Vec` cannot give. `len` is at least one block, so the layout is
+        // not empty; a null result is handled.
+        let ptr = NonNull::new(unsafe { alloc(layout) })?;
+        // SAFETY: the region was just allocated with `len` bytes. Zeroed so that no uninitialised byte is ever read
+        // or written to disk; `alloc_zeroed` ignores that large alignments defeat its shortcut.
+        unsafe { ptr.as_ptr().write_bytes(0, len) };
+        Some(Region { ptr, len, budget })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        let layout =
+            Layout::from_size_align(self.len, BLOCK_BYTES).expect("the layout it was allocated with");
+        // SAFETY: allocated in `allocate` with this layout, freed once.
+        unsafe { dealloc(self.ptr.as_ptr(), layout) };
+        if let Some(budget) = &self.budget {
+            budget.used_bytes.fetch_sub(self.len, Ordering::Relaxed);
+        }
+    }
+}
+
+impl std::fmt::Debug for Region {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Region({} bytes)", self.len)
+    }
+}
+
+/// A block-aligned buffer with one owner.
+#[derive(Debug)]
+pub struct AlignedBuf {
+    region: Region,
+}
+
+impl AlignedBuf {
+    /// A buffer outside any budget, for start-up and tools. Panics when the machine has no memory left.
+    pub fn unbudgeted(len: usize) -> AlignedBuf {
+        let len = len.max(1).next_multiple_of(BLOCK_BYTES);
+        AlignedBuf { region: Region::allocate(len, None).expect("memory for a start-up buffer") }
+    }
+
+    /// The whole buffer as an immutable, shareable slice.
+    pub fn freeze(self) -> Slice {
+        let len = self.region.len;
+        Slice { region: Arc::new(self.region), start: 0, len }
+    }
+}
+
+impl Deref for AlignedBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the region holds `len` initialised bytes and this value is its only owner.
+        unsafe { std::slice::from_raw_parts(self.region.ptr.as_ptr(), self.region.len) }
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` excludes any other access.
+        unsafe { std::slice::from_raw_parts_mut(self.region.ptr.as_ptr(), self.region.len) }
+    }
+}
+
+/// Immutable shared bytes.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    region: Arc<Region>,
+    start: usize,
+    len: usize,
+}
+
+impl Slice {
+    /// A copy of `bytes` outside any budget, block-aligned and of its exact length.
+    pub fn copy_of(bytes: &[u8]) -> Slice {
+        let mut buf = AlignedBuf::unbudgeted(bytes.len());
+        buf[..bytes.len()].copy_from_slice(bytes);
+        buf.freeze().slice(0, bytes.len())
+    }
+
+    /// `len` bytes from `start` on. Panics when they are not within.
+    pub fn slice(&self, start: usize, len: usize) -> Slice {
+        assert!(start <= self.len && len <= self.len - start, "slice out of bounds");
+        Slice { region: self.region.clone(), start: self.start + start, len }
+    }
+
+    /// Whether `next` begins in the same buffer where this one ends.
+    pub fn adjoins(&self, next: &Slice) -> bool {
+        Arc::ptr_eq(&self.region, &next.region) && self.start + self.len == next.start
+    }
+
+    /// This slice grown over `next`, which must adjoin.
+    pub fn join(&self, next: &Slice) -> Slice {
+        assert!(self.adjoins(next), "only adjoining slices join");
+        Slice { region: self.region.clone(), start: self.start, len: self.len + next.len }
+    }
+
+    /// The memory of the buffer that this slice keeps alive.
+    pub fn retained_bytes(&self) -> usize {
+        self.region.len
+    }
+}
+
+impl Deref for Slice {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `start..start + len` lies in the region (checked when made), is initialised, and is never written
+        // again: only frozen buffers and the filled part of an `AppendBuf` become slices.
+        unsafe { std::slice::from_raw_parts(self.region.ptr.as_ptr().add(self.start), self.len) }
+    }
+}
+
+/// A buffer filled front to back whose filled part is already shared.
+#[derive(Debug)]
+pub struct AppendBuf {
+    region: Arc<Region>,
+    filled: usize,
+}
+
+impl AppendBuf {
+    pub fn new(buf: AlignedBuf) -> AppendBuf {
+        AppendBuf { region: Arc::new(buf.region), filled: 0 }
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.region.len
+    }
+
+    pub fn len(&self) -> usize {
+        self.filled
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.filled == 0
+    }
+
+    pub fn remaining(&self) -> usize {
+        self.region.len - self.filled
+    }
+
+    /// Copies `bytes` behind what is there and returns them as a slice. Panics when they do not fit.
+    pub fn append(&mut self, bytes: &[u8]) -> Slice {
+        self.append_with(bytes.len(), |space| space.copy_from_slice(bytes))
+    }
+
+    /// Lets `fill` write the next `len` bytes (they hold zeros or old contents), then shares them.
+    pub fn append_with(&mut self, len: usize, fill: impl FnOnce(&mut [u8])) -> Slice {
+        assert!(len <= self.remaining(), "the append fits");
+        let start = self.filled;
+        // SAFETY: needed to fill a buffer whose front is already shared. `start..start + len` lies in the region; no
+        // slice covers it, as slices are only made of `..filled`, and `&mut self` makes this the only writer.
+        let space = unsafe { std::slice::from_raw_parts_mut(self.region.ptr.as_ptr().add(start), len) };
+        fill(space);
+        self.filled += len;
+        Slice { region: self.region.clone(), start, len }
+    }
+
+    /// What has been filled so far.
+    pub fn filled(&self) -> Slice {
+        Slice { region: self.region.clone(), start: 0, len: self.filled }
+    }
+}
+
+/// A piece of received bytes. Dropping it gives its memory back to the driver's receive buffers, which are few: copy out
+/// what must outlive the turn.
+#[derive(Clone)]
+pub struct Received {
+    bytes: Rc<dyn AsRef<[u8]>>,
+}
+
+impl Received {
+    pub fn new(bytes: Rc<dyn AsRef<[u8]>>) -> Received {
+        Received { bytes }
+    }
+
+    pub fn from_vec(bytes: Vec<u8>) -> Received {
+        Received { bytes: Rc::new(bytes) }
+    }
+}
+
+impl Deref for Received {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+}
+
+impl std::fmt::Debug for Received {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Received({} bytes)", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_refuses_and_recovers() {
+        let pool = BufferPool::new(2 * BLOCK_BYTES);
+        let first = pool.allocate(1).unwrap();
+        let second = pool.allocate(BLOCK_BYTES).unwrap();
+        assert!(pool.allocate(1).is_none());
+        assert!(pool.allocate(usize::MAX).is_none());
+        let slice = first.freeze().slice(10, 20);
+        drop(second);
+        assert_eq!(pool.used_bytes(), BLOCK_BYTES);
+        drop(slice);
+        assert_eq!(pool.used_bytes(), 0);
+    }
+
+    #[test]
+    fn buffers_are_block_aligned() {
+        let buf = AlignedBuf::unbudgeted(5000);
+        assert_eq!(buf.as_ptr() as usize % BLOCK_BYTES, 0);
+        assert_eq!(buf.len(), 2 * BLOCK_BYTES);
+    }
+
+    #[test]
+    fn an_append_buffer_shares_its_front_while_it_grows() {
+        let mut buf = AppendBuf::new(AlignedBuf::unbudgeted(BLOCK_BYTES));
+        let a = buf.append(b"abc");
+        let b = buf.append(b"defg");
+        assert_eq!((&*a, &*b), (&b"abc"[..], &b"defg"[..]));
+        assert!(a.adjoins(&b) && !b.adjoins(&a));
+        assert_eq!(&*a.join(&b), b"abcdefg");
+        assert_eq!(&*buf.filled(), b"abcdefg");
+        assert_eq!(buf.remaining(), BLOCK_BYTES - 7);
+    }
+
+    #[test]
+    #[should_panic(expected = "slice out of bounds")]
+    fn a_slice_stays_within() {
+        Slice::copy_of(b"abc").slice(2, 2);
+    }
+}
