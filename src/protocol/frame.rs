@@ -1,0 +1,161 @@
+//! Frames: a length of four bytes, a header, a message. Pure functions over bytes; sockets are elsewhere.
+
+use super::api_key::{ApiKey, UnknownApiKey};
+use super::error::{DecodeError, DecodeErrorKind as Kind};
+use super::messages::{Message, Request};
+use super::reader::{Reader, Result};
+use super::writer::Writer;
+
+/// The bytes of a frame's length, which do not count themselves.
+pub const LENGTH_BYTES: usize = 4;
+
+/// The header of a request, whatever its version. `decode` leaves the reader at the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestHeader<'a> {
+    pub api_key: ApiKey,
+    /// May be one that is not served.
+    pub version: i16,
+    pub correlation_id: i32,
+    pub client_id: Option<&'a str>,
+}
+
+impl<'a> RequestHeader<'a> {
+    pub fn decode(reader: &mut Reader<'a>) -> Result<Self> {
+        let key = reader.i16("request_api_key")?;
+        let version = reader.i16("request_api_version")?;
+        let correlation_id = reader.i32("correlation_id")?;
+        let api_key = ApiKey::try_from(key)
+            .map_err(|UnknownApiKey(key)| DecodeError::new("request_api_key", Kind::UnknownApiKey(key)))?;
+        // The client id keeps its two-byte length in every version, so that old brokers can read new headers.
+        let client_id = match reader.i16("client_id")? {
+            -1 => None,
+            length => {
+                let length = usize::try_from(length)
+                    .map_err(|_| DecodeError::new("client_id", Kind::NegativeLength(i64::from(length))))?;
+                let text = reader.take("client_id", length)?;
+                Some(
+                    std::str::from_utf8(text)
+                        .map_err(|_| DecodeError::new("client_id", Kind::InvalidUtf8))?,
+                )
+            }
+        };
+        if api_key.request_header_version(version) >= 2 {
+            reader.skip_tags()?;
+        }
+        Ok(RequestHeader { api_key, version, correlation_id, client_id })
+    }
+
+    pub fn encode(&self, writer: &mut Writer) {
+        writer.put_i16(self.api_key.code());
+        writer.put_i16(self.version);
+        writer.put_i32(self.correlation_id);
+        writer.put_nullable_string(self.client_id, false);
+        if self.api_key.request_header_version(self.version) >= 2 {
+            writer.put_no_tags();
+        }
+    }
+}
+
+/// The length of the frame that `received` begins with, its four bytes not counted, or none while they are not all there.
+pub fn parse_length(received: &[u8], bytes_max: usize) -> Result<Option<usize>> {
+    let Some(prefix) = received.first_chunk() else { return Ok(None) };
+    let length = i32::from_be_bytes(*prefix);
+    match usize::try_from(length) {
+        Ok(length) if length <= bytes_max => Ok(Some(length)),
+        _ => {
+            Err(DecodeError::new("frame", Kind::FrameLength { length: i64::from(length), limit: bytes_max }))
+        }
+    }
+}
+
+/// A frame that is being written: give it back to [`finish_frame`].
+#[derive(Debug)]
+#[must_use]
+pub struct OpenFrame {
+    start: usize,
+    splices: usize,
+}
+
+/// Begins a frame; what is written until [`finish_frame`] is its content.
+pub fn begin_frame(writer: &mut Writer) -> OpenFrame {
+    let splices = writer.splices.len();
+    OpenFrame { start: writer.reserve_i32(), splices }
+}
+
+/// Begins a frame and writes the response header; the message of this version comes next.
+pub fn begin_response(writer: &mut Writer, api_key: ApiKey, version: i16, correlation_id: i32) -> OpenFrame {
+    let frame = begin_frame(writer);
+    writer.put_i32(correlation_id);
+    if api_key.response_header_version(version) >= 1 {
+        writer.put_no_tags();
+    }
+    frame
+}
+
+/// Puts the length in, counting the records left out; answers the bytes the frame takes on the wire, all told.
+pub fn finish_frame(writer: &mut Writer, frame: OpenFrame) -> usize {
+    let spliced: usize = writer.splices[frame.splices..].iter().map(|splice| splice.len as usize).sum();
+    let length = writer.len() - frame.start - LENGTH_BYTES + spliced;
+    // Whoever answers keeps below 2 GB: the limits of a fetch are signed 32-bit numbers themselves.
+    debug_assert!(i32::try_from(length).is_ok(), "a frame of {length} bytes");
+    writer.patch_i32(frame.start, length as i32);
+    LENGTH_BYTES + length
+}
+
+/// The same under the name that goes with [`begin_response`].
+pub fn finish_response(writer: &mut Writer, frame: OpenFrame) -> usize {
+    finish_frame(writer, frame)
+}
+
+/// A whole response frame.
+pub fn write_response<'a, M: Message<'a>>(
+    writer: &mut Writer,
+    api_key: ApiKey,
+    version: i16,
+    correlation_id: i32,
+    message: &M,
+) -> usize {
+    let frame = begin_response(writer, api_key, version, correlation_id);
+    message.write(writer, version);
+    finish_frame(writer, frame)
+}
+
+/// A whole request frame, appended.
+pub fn write_request<'a, R: Request<'a>>(
+    writer: &mut Writer,
+    version: i16,
+    correlation_id: i32,
+    client_id: Option<&str>,
+    message: &R,
+) -> usize {
+    let frame = begin_frame(writer);
+    RequestHeader { api_key: R::API_KEY, version, correlation_id, client_id }.encode(writer);
+    message.write(writer, version);
+    finish_frame(writer, frame)
+}
+
+/// A whole request frame of its own.
+pub fn encode_request<'a, R: Request<'a>>(
+    version: i16,
+    correlation_id: i32,
+    client_id: Option<&str>,
+    message: &R,
+) -> Vec<u8> {
+    let mut writer = Writer::with_capacity(256);
+    write_request(&mut writer, version, correlation_id, client_id, message);
+    writer.buf
+}
+
+/// Reads a response frame (without its length): the correlation id, and a reader at the message.
+pub fn decode_response_header<'a>(
+    frame: &'a [u8],
+    api_key: ApiKey,
+    version: i16,
+) -> Result<(i32, Reader<'a>)> {
+    let mut reader = Reader::new(frame);
+    let correlation_id = reader.i32("correlation_id")?;
+    if api_key.response_header_version(version) >= 1 {
+        reader.skip_tags()?;
+    }
+    Ok((correlation_id, reader))
+}
