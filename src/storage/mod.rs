@@ -1,1 +1,21 @@
-//! (to be written)
+//! A shard's disk: the journal, the logs and their segments, reads, retention, recovery.
+//!
+//! [`recover`] runs once before any [`Storage`] opens; then each shard opens one [`Storage`] on the same directories
+//! and its logs in it. All methods that start I/O take the driver as an argument and never block, save those that say
+//! so. The order of calls in a turn of the shard: [`Storage::handle_completion`] for each completion whose token's top
+//! byte is [`TOKEN_OWNER`], then appends and reads, then [`Storage::tick`] when [`Storage::next_deadline`] has come,
+//! then [`Storage::end_turn`], then [`Storage::poll_event`] until it answers `None`.
+//!
+//! Invariants:
+//! - The high watermark never passes what the kernel has completed writing to the journal.
+//! - A segment receives only what the journal has completed, and the journal forgets only what segments have on
+//!   stable media.
+
+pub mod types; // the values that pass in and out
+
+mod recovery; // start-up: journals back into segments
+mod store; // `Storage`
+
+pub use recovery::recover;
+pub use store::Storage;
+pub use types::*;
