@@ -204,3 +204,45 @@ impl<'a, T: Element<'a> + fmt::Debug> fmt::Debug for Array<'a, T> {
         f.debug_list().entries(self.iter()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+
+    fn wire(words: &[&str]) -> Vec<u8> {
+        let mut writer = Writer::new();
+        let owned: Array<Cow<str>> = words.iter().map(|word| Cow::Borrowed(*word)).collect();
+        writer.put_array(&owned, 0, true);
+        writer.buf
+    }
+
+    #[test]
+    fn a_view_is_like_a_vector() {
+        let bytes = wire(&["a", "bc", ""]);
+        let view: Array<Cow<str>> = Reader::new(&bytes).array("words", 0, true).unwrap();
+        let owned = Array::from(["a", "bc", ""].map(Cow::Borrowed));
+        assert_eq!(view, owned);
+        assert_eq!((view.len(), view.is_empty(), view.iter().len()), (3, false, 3));
+        assert_eq!(view.first().as_deref(), Some("a"));
+        assert_eq!(view.to_vec(), owned.to_vec());
+        assert_eq!(
+            view.clone().into_iter().collect::<Vec<_>>(),
+            owned.clone().into_iter().collect::<Vec<_>>()
+        );
+        assert_eq!(format!("{view:?}"), r#"["a", "bc", ""]"#);
+        assert_ne!(view, Array::from(["a", "bc"].map(Cow::Borrowed)));
+        assert_ne!(view, Array::default());
+    }
+
+    #[test]
+    fn a_view_can_be_added_to_and_written_otherwise() {
+        let bytes = wire(&["a"]);
+        let mut view: Array<Cow<str>> = Reader::new(&bytes).array("words", 0, true).unwrap();
+        view.push("b".into());
+        let mut writer = Writer::new();
+        writer.put_array(&view, 0, false);
+        assert_eq!(writer.buf, b"\0\0\0\x02\0\x01a\0\x01b");
+    }
+}

@@ -159,3 +159,87 @@ pub fn decode_response_header<'a>(
     }
     Ok((correlation_id, reader))
 }
+
+/// Reads a whole response frame (without its length): the correlation id and the message.
+pub fn decode_response<'q, 'r, R: Request<'q>>(
+    frame: &'r [u8],
+    version: i16,
+) -> Result<(i32, R::Response<'r>)> {
+    let (correlation_id, reader) = decode_response_header(frame, R::API_KEY, version)?;
+    Ok((correlation_id, R::Response::decode_exact(reader.rest(), version)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::array::Array;
+    use super::super::messages::fetch_response::{FetchResponse, FetchableTopicResponse, PartitionData};
+    use super::super::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
+    use super::super::messages::metadata_response::MetadataResponse;
+    use super::super::records::Records;
+    use super::*;
+
+    #[test]
+    fn length_is_there_or_not_yet_or_wrong() {
+        assert_eq!(parse_length(&[0, 0, 1], 100), Ok(None));
+        assert_eq!(parse_length(&[0, 0, 0, 100, 9], 100), Ok(Some(100)));
+        for wrong in [[0, 0, 0, 101], [0x80, 0, 0, 0], [0xff; 4], [0x7f, 0xff, 0xff, 0xff]] {
+            let length = i64::from(i32::from_be_bytes(wrong));
+            let error = DecodeError::new("frame", Kind::FrameLength { length, limit: 100 });
+            assert_eq!(parse_length(&wrong, 100), Err(error));
+        }
+    }
+
+    #[test]
+    fn a_request_goes_out_and_in() {
+        let topic = MetadataRequestTopic { name: Some("t".into()), ..Default::default() };
+        let request = MetadataRequest { topics: Some([topic].into()), ..Default::default() };
+        for version in 0..=ApiKey::Metadata.versions().max {
+            let frame = encode_request(version, 7, Some("me"), &request);
+            assert_eq!(parse_length(&frame, 1000), Ok(Some(frame.len() - LENGTH_BYTES)));
+            let mut reader = Reader::new(&frame[LENGTH_BYTES..]);
+            let header = RequestHeader::decode(&mut reader).unwrap();
+            let expected = (ApiKey::Metadata, version, 7, Some("me"));
+            assert_eq!((header.api_key, header.version, header.correlation_id, header.client_id), expected);
+            let received = MetadataRequest::decode_exact(reader.rest(), version).unwrap();
+            assert_eq!(received.topics, request.topics);
+        }
+    }
+
+    #[test]
+    fn a_response_goes_out_and_in() {
+        let response = MetadataResponse { controller_id: 3, ..Default::default() };
+        for version in 1..=ApiKey::Metadata.versions().max {
+            let mut writer = Writer::new();
+            let length = write_response(&mut writer, ApiKey::Metadata, version, 9, &response);
+            assert_eq!(length, writer.len());
+            let frame = &writer.buf[LENGTH_BYTES..];
+            assert_eq!(decode_response::<MetadataRequest>(frame, version), Ok((9, response.clone())));
+        }
+    }
+
+    #[test]
+    fn frames_follow_each_other_and_count_what_is_elsewhere() {
+        let fetch = |slot, len| {
+            let records = Some(Records::External { slot, len });
+            let partitions = Array::from([PartitionData { records, ..Default::default() }]);
+            let topic = FetchableTopicResponse { partitions, ..Default::default() };
+            FetchResponse { responses: [topic].into(), ..Default::default() }
+        };
+        let mut writer = Writer::new();
+        let first = write_response(&mut writer, ApiKey::Fetch, 12, 1, &fetch(0, 1000));
+        let second_start = writer.len();
+        assert_eq!(first, second_start + 1000);
+        let second = write_response(&mut writer, ApiKey::Fetch, 12, 2, &fetch(1, 5));
+        assert_eq!(second, writer.len() - second_start + 5);
+        assert_eq!(parse_length(&writer.buf, 5000), Ok(Some(first - LENGTH_BYTES)));
+        assert_eq!(parse_length(&writer.buf[second_start..], 5000), Ok(Some(second - LENGTH_BYTES)));
+        // With its records put in, the answer is the same as one that has them inline.
+        let at = writer.splices[1].position;
+        writer.buf.splice(at..at, *b"12345");
+        let frame = &writer.buf[second_start + LENGTH_BYTES..];
+        let (_, response) =
+            decode_response::<super::super::messages::fetch_request::FetchRequest>(frame, 12).unwrap();
+        let partition = response.responses.first().and_then(|topic| topic.partitions.first()).unwrap();
+        assert_eq!(partition.records, Some(Records::Bytes(b"12345")));
+    }
+}

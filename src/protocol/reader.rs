@@ -283,3 +283,38 @@ impl<'a> Reader<'a> {
         DecodeError::new(field, Kind::Truncated { needed, left: self.left() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind<T>(result: Result<T>) -> Option<Kind> {
+        result.err().map(|error| error.kind)
+    }
+
+    #[test]
+    fn varints_end_in_time() {
+        let read = |bytes: &[u8]| Reader::new(bytes).unsigned_varint("n");
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f]), Ok(u32::MAX));
+        assert_eq!(kind(read(&[0xff, 0xff, 0xff, 0xff, 0x1f])), Some(Kind::InvalidVarint));
+        assert_eq!(kind(read(&[0x80, 0x80, 0x80, 0x80, 0x80, 0])), Some(Kind::InvalidVarint));
+        assert_eq!(kind(read(&[0x80, 0x80])), Some(Kind::Truncated { needed: 3, left: 2 }));
+        assert_eq!(kind(read(&[])), Some(Kind::Truncated { needed: 1, left: 0 }));
+        let mut ten = [0xff; 10];
+        ten[9] = 1;
+        assert_eq!(Reader::new(&ten).unsigned_varlong("n"), Ok(u64::MAX));
+        ten[9] = 2;
+        assert_eq!(kind(Reader::new(&ten).unsigned_varlong("n")), Some(Kind::InvalidVarint));
+    }
+
+    #[test]
+    fn errors_name_the_field_and_take_nothing() {
+        let mut reader = Reader::new(&[0, 5, b'a']);
+        let error = reader.string("topic", false).unwrap_err();
+        assert_eq!(error.to_string(), "topic: needs 5 bytes, 1 are left");
+        assert_eq!(kind(Reader::new(&[0, 1, 0xff]).string("topic", false)), Some(Kind::InvalidUtf8));
+        let mut reader = Reader::new(&[1, 2, 3]);
+        assert!(reader.i32("a").is_err() && reader.take("b", 4).is_err() && reader.uuid("c").is_err());
+        assert_eq!(reader.left(), 3);
+    }
+}

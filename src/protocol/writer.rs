@@ -230,3 +230,72 @@ impl Writer {
         self.buf[position..position + 4].copy_from_slice(&value.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::reader::Reader;
+    use super::*;
+
+    #[test]
+    fn variable_length_numbers_come_back() {
+        let edges = [0, 1, -1, 63, -64, 64, 8191, 1 << 20, i64::from(i32::MAX), i64::from(i32::MIN)];
+        for value in edges {
+            let mut writer = Writer::new();
+            writer.put_varint(value as i32);
+            writer.put_varlong(value);
+            writer.put_unsigned_varint(value as u32);
+            writer.put_unsigned_varlong(value as u64);
+            let mut reader = Reader::new(&writer.buf);
+            assert_eq!(reader.varint("a"), Ok(value as i32));
+            assert_eq!(reader.varlong("b"), Ok(value));
+            assert_eq!(reader.unsigned_varint("c"), Ok(value as u32));
+            assert_eq!(reader.unsigned_varlong("d"), Ok(value as u64));
+            assert_eq!(reader.left(), 0);
+        }
+        for value in [i64::MAX, i64::MIN] {
+            let mut writer = Writer::new();
+            writer.put_varlong(value);
+            assert_eq!(Reader::new(&writer.buf).varlong("a"), Ok(value));
+        }
+    }
+
+    #[test]
+    fn a_tag_longer_than_127_bytes_moves_up() {
+        for size in [0, 127, 128, 20_000] {
+            let mut writer = Writer::new();
+            writer.put_tag(5, |writer| writer.put_slice(&vec![7; size]));
+            writer.put_u8(9);
+            let mut reader = Reader::new(&writer.buf);
+            assert_eq!(reader.unsigned_varint("tag"), Ok(5));
+            assert_eq!(reader.unsigned_varint("size"), Ok(size as u32));
+            assert_eq!(reader.take("value", size).map(|bytes| bytes.iter().all(|byte| *byte == 7)), Ok(true));
+            assert_eq!(reader.rest(), [9]);
+        }
+    }
+
+    #[test]
+    fn records_elsewhere_are_counted_but_not_copied() {
+        for flexible in [false, true] {
+            let mut inline = Writer::new();
+            inline.put_nullable_records(Some(&Records::Bytes(&[1; 300])), flexible);
+            inline.put_i32(-1);
+            let mut spliced = Writer::new();
+            spliced.put_nullable_records(Some(&Records::External { slot: 4, len: 300 }), flexible);
+            spliced.put_i32(-1);
+            let [Splice { position, slot: 4, len: 300 }] = spliced.splices[..] else { panic!("one splice") };
+            spliced.buf.splice(position..position, [1; 300]);
+            assert_eq!(spliced.buf, inline.buf);
+        }
+    }
+
+    #[test]
+    fn a_string_too_long_is_cut_between_characters() {
+        let text = "é".repeat(20_000);
+        for flexible in [false, true] {
+            let mut writer = Writer::new();
+            writer.put_string(&text, flexible);
+            let read = Reader::new(&writer.buf).string("text", flexible).unwrap();
+            assert_eq!(read.len(), 32_766);
+        }
+    }
+}
