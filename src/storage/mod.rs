@@ -13,6 +13,13 @@
 
 pub mod types; // the values that pass in and out
 
+// Formats and state of Kafka's, pure: bytes and text in and out, no file is touched.
+pub mod checkpoint; // the small text files: offset checkpoints, partition.metadata, meta.properties
+pub mod leader_epoch; // leader-epoch-checkpoint and its questions
+pub mod names; // files, directories, legal topic names
+pub mod offset_index; // .index
+pub mod time_index; // .timeindex
+
 mod recovery; // start-up: journals back into segments
 mod store; // `Storage`
 
