@@ -23,13 +23,19 @@ pub trait Message<'a>: Clone + std::fmt::Debug + Default + PartialEq {
 
     fn write(&self, writer: &mut Writer, version: i16);
 
-    /// Reads a message that is all there is, in a version that may come from a peer.
-    fn decode_exact(bytes: &'a [u8], version: i16) -> Result<Self, DecodeError> {
+    /// Reads a message in a version that may come from a peer, and leaves what follows it. Kafka's brokers read requests
+    /// like this: bytes behind the end are ignored.
+    fn decode_prefix(reader: &mut Reader<'a>, version: i16) -> Result<Self, DecodeError> {
         if !(Self::MIN_VERSION..=Self::MAX_VERSION).contains(&version) {
             return Err(DecodeError::new(Self::NAME, DecodeErrorKind::UnsupportedVersion(version)));
         }
+        Self::read(reader, version)
+    }
+
+    /// The same for a message that has to be all there is.
+    fn decode_exact(bytes: &'a [u8], version: i16) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes);
-        let message = Self::read(&mut reader, version)?;
+        let message = Self::decode_prefix(&mut reader, version)?;
         reader.finish(Self::NAME)?;
         Ok(message)
     }

@@ -15,8 +15,10 @@ pub struct Codec {
     /// Decodes and encodes again.
     pub round_trip: fn(&[u8], i16) -> Result<Vec<u8>, DecodeError>,
     /// The same by the other crate, and the versions it knows.
-    pub oracle: Option<(VersionRange, fn(&[u8], i16) -> Result<Vec<u8>, String>)>,
+    pub oracle: Option<(VersionRange, OracleRoundTrip)>,
 }
+
+pub type OracleRoundTrip = fn(&[u8], i16) -> Result<Vec<u8>, String>;
 
 /// Every message of the schema with its codec.
 pub static ALL: LazyLock<Vec<(Message, Codec)>> = LazyLock::new(|| {
@@ -82,7 +84,7 @@ macro_rules! oracle {
     (@ $name:ident) => {
         Some((
             <oracle::$name as kafka_protocol::protocol::Message>::VERSIONS,
-            oracle_round_trip::<oracle::$name> as fn(&[u8], i16) -> Result<Vec<u8>, String>,
+            oracle_round_trip::<oracle::$name> as OracleRoundTrip,
         ))
     };
 }
