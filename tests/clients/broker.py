@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""broker.py start DIR PORT | stop DIR | restart DIR | crash DIR: one broker under test, by its process id.
+"""broker.py start DIR [PORT] | stop DIR | restart DIR | crash DIR: one broker under test, by its process id.
 
-start    starts a broker on DIR and 127.0.0.1:PORT and returns when it serves; DIR is made where it is missing
+start    starts a broker on DIR and 127.0.0.1:PORT (else the port it had) and returns when it serves
 stop     SIGTERM, and waits for the end
 restart  stop, then start on the same directory and port
 crash    SIGKILL, then start on the same directory and port
@@ -168,7 +168,7 @@ def free_port(first):
 def main(args):
     if len(args) == 3 and args[0] == "start":
         Broker(args[1], int(args[2])).start()
-    elif len(args) == 2 and args[0] in ("stop", "restart", "crash"):
+    elif len(args) == 2 and args[0] in ("start", "stop", "restart", "crash"):
         getattr(Broker(args[1]), args[0])()
     else:
         sys.exit(__doc__)

@@ -68,6 +68,7 @@ def java_tools():
 
 def kcat():
     apt("kcat", "kcat")
+    kafka_jars()  # kcat cannot create a topic
     return _python("kcat")
 
 

@@ -1,0 +1,295 @@
+"""Apache Kafka 4.3's own command-line tools against a broker; see ../README.md. What they print is what is checked: their
+exit codes tell little."""
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import kafkatools  # noqa: E402
+from kit import BOOTSTRAP, check, equal, main, restart_broker, restarted, until  # noqa: E402
+
+SERVER = ("--bootstrap-server", BOOTSTRAP)
+HOUR_MS = 3_600_000
+CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
+RESET = ("--reset-offsets", "--execute", "--group")
+
+
+def tool(name, *args, want="", stdin=None, connect=True):
+    """Runs a tool and gives its standard output, which must match want and hold no stack trace."""
+    code, out, err = kafkatools.run(name, *(SERVER if connect else ()), *args, stdin=stdin)
+    text = out + err
+    if not re.search(want, text, re.M) or re.search(r"^\s+at |Exception", text, re.M) or code == 124:
+        raise AssertionError(f"{name} {shlex.join(map(str, args))}: wanted /{want}/, exit code {code}, got: {text[-900:]}")
+    return out
+
+
+def refused(name, *args, want):
+    """A tool that must fail with this in its output."""
+    _, out, err = kafkatools.run(name, *SERVER, *args)
+    assert re.search(want, out + err), f"{name}: wanted /{want}/, got: {(out + err)[-900:]}"
+
+
+def create(topic, partitions=3, *config):
+    words = [w for c in config for w in ("--config", c)]
+    tool("topics", "--create", "--topic", topic, "--partitions", partitions, *words, want=f"^Created topic {topic}")
+
+
+def end_offsets(topic, time="latest"):
+    out = tool("get-offsets", "--topic", topic, "--time", time)
+    return {int(p): int(offset) for _, p, offset in (line.split(":") for line in out.split())}
+
+
+class Program:
+    """A tool that runs beside the check: its lines as they come; every one is JSON."""
+
+    def __init__(self, name, *args):
+        self.process = subprocess.Popen(kafkatools.command(name, *SERVER, *map(str, args)), stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.events = []
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                self.events.append(json.loads(line))
+
+    def named(self, name):
+        return [e for e in list(self.events) if e["name"] == name]
+
+    def assigned(self):
+        """The partitions held now, by the assignments and revocations so far."""
+        held = set()
+        for e in list(self.events):
+            partitions = {p["partition"] for p in e.get("partitions", [])} if e["name"].startswith("partitions_") else set()
+            held = held | partitions if e["name"] == "partitions_assigned" else held - partitions
+        return held
+
+    def stop(self):
+        """Ends it cleanly: SIGTERM runs the tool's own shutdown, which leaves the group."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
+        self.reader.join(10)
+
+
+def consumer(group, topic):
+    return Program("verifiable-consumer", "--group-id", group, "--topic", topic, "--verbose", "--session-timeout", 10000)
+
+
+def places(*consumers):
+    """(partition, offset, value) of every record that came, in the order it came."""
+    return [(e["partition"], e["offset"], e["value"]) for c in consumers for e in c.named("record_data")]
+
+
+@check("kafka-topics: create, list, describe, alter")
+def _():
+    create("jt-topic", 3, "retention.ms=7200000", "cleanup.policy=delete")
+    tool("topics", "--list", want="^jt-topic$")
+    out = tool("topics", "--describe", "--topic", "jt-topic", want=r"PartitionCount: 3\b.*ReplicationFactor: 1\b")
+    assert "retention.ms=7200000" in out and len(re.findall(r"Partition: \d+\s+Leader: \d+", out)) == 3, out
+    tool("topics", "--alter", "--topic", "jt-topic", "--partitions", 5)
+    tool("topics", "--describe", "--topic", "jt-topic", want="PartitionCount: 5")
+    refused("topics", "--create", "--topic", "jt-topic", want="already exists")
+    refused("topics", "--create", "--topic", "jt-wide", "--replication-factor", 3, want="[Rr]eplication factor|InvalidReplicationFactor")
+    tool("topics", "--delete", "--topic", "jt-topic")
+    until("the topic is gone", lambda: "jt-topic" not in tool("topics", "--list").split())
+
+
+@check("kafka-configs: topic and broker")
+def _():
+    create("jt-config")
+    entity = ("--entity-type", "topics", "--entity-name", "jt-config")
+    tool("configs", "--alter", *entity, "--add-config", "retention.ms=3600000,max.message.bytes=2097152", want="Completed updating")
+    out = tool("configs", "--describe", *entity, want=r"retention.ms=3600000 sensitive=false synonyms=\{DYNAMIC_TOPIC_CONFIG")
+    assert "max.message.bytes=2097152" in out, out
+    tool("configs", "--alter", *entity, "--delete-config", "retention.ms", want="Completed updating")
+    assert "retention.ms" not in tool("configs", "--describe", *entity)
+    tool("configs", "--describe", "--all", *entity, want="retention.ms=604800000 ")
+    refused("configs", "--alter", *entity, "--add-config", "no.such.key=1", want="Unknown topic config|InvalidConfiguration")
+    node = re.search(r"(?:^|\s)\(?id: (\d+)|^\S+ \(id: (\d+)", tool("broker-api-versions", want=r"Produce\(0\)"), re.M)
+    tool("configs", "--describe", "--all", "--entity-type", "brokers", "--entity-name", node[1] or node[2], want=r"log\.dirs")
+    tool("cluster", "cluster-id", *SERVER, want="Cluster ID: ", connect=False)
+
+
+for codec in CODECS:
+    @check(f"console producer and consumer, {codec}")
+    def _(codec=codec):
+        topic, n = f"jt-{codec}", 400
+        create(topic)
+        lines = [f"n:{i},h:x\tkey-{i % 17}\t" + f"value-{i};" * (1 + i % 40) for i in range(n)]
+        tool("console-producer", "--topic", topic, "--compression-codec", codec, "--reader-property", "parse.key=true",
+             "--reader-property", "parse.headers=true", stdin="\n".join(lines) + "\n")
+        prints = [w for p in ("timestamp", "partition", "offset", "headers", "key") for w in ("--formatter-property", f"print.{p}=true")]
+        out = tool("console-consumer", "--topic", topic, "--group", f"{topic}-g", "--from-beginning", "--max-messages", n,
+                   "--timeout-ms", 60000, *prints)
+        got = [line.split("\t", 3) for line in out.splitlines()]
+        equal(sorted(g[3] for g in got), sorted(lines), "what came back")
+        assert all(re.fullmatch(r"CreateTime:\d{13}", g[0]) for g in got), "timestamps"
+        equal(len({(g[1], g[2]) for g in got}), n, "places")
+
+
+@check("consumer groups: list, describe, go on, reset, delete")
+def _():
+    create("jt-group", 2)
+    tool("console-producer", "--topic", "jt-group", stdin="".join(f"{i}\n" for i in range(100)))
+    consume = ("console-consumer", "--topic", "jt-group", "--group", "jt-g", "--timeout-ms", 60000,
+               "--command-property", "auto.offset.reset=earliest", "--max-messages")
+    first, second = tool(*consume, 40).split(), tool(*consume, 60).split()
+    equal(sorted(map(int, first + second)), list(range(100)), "both runs together")
+    tool("consumer-groups", "--list", want="^jt-g$")
+    out = tool("consumer-groups", "--describe", "--group", "jt-g")
+    equal(sum(int(m) for m in re.findall(r"^jt-g\s+jt-group\s+\d+\s+(\d+)\s+\d+\s+0\s", out, re.M)), 100, "committed offsets")
+    tool("consumer-groups", "--describe", "--group", "jt-g", "--state", want=r"jt-g .*Empty\s+0")
+    tool("consumer-groups", *RESET, "jt-g", "--topic", "jt-group", "--to-earliest", want=r"jt-g\s+jt-group\s+0\s+0")
+    tool("consumer-groups", *RESET, "jt-g", "--topic", "jt-group:0", "--shift-by", 5, want=r"jt-g\s+jt-group\s+0\s+5")
+    equal(len(tool(*consume, 95).split()), 95, "records after the reset")
+    tool("consumer-groups", "--delete-offsets", "--group", "jt-g", "--topic", "jt-group", want=r"jt-group\s+0\s+Successful")
+    tool("consumer-groups", "--delete", "--group", "jt-g", want="was successful")
+    assert "jt-g" not in tool("consumer-groups", "--list").split()
+
+
+@check("rebalance: verifiable consumers join and leave")
+def _():
+    create("jt-rebalance", 4)
+    a = consumer("jt-rebalance-g", "jt-rebalance")
+    b = None
+    try:
+        until("the first has all", lambda: a.assigned() == {0, 1, 2, 3})
+        b = consumer("jt-rebalance-g", "jt-rebalance")
+        until("they share", lambda: a.assigned() and b.assigned() and sorted([*a.assigned(), *b.assigned()]) == [0, 1, 2, 3])
+        out = tool("consumer-groups", "--describe", "--group", "jt-rebalance-g", "--members")
+        equal(len(re.findall(r"^jt-rebalance-g\s+\S+\s+\S+\s+\S+\s+2\b", out, re.M)), 2, f"members with two partitions in {out}")
+        tool("verifiable-producer", "--topic", "jt-rebalance", "--max-messages", 500, want='"acked":500')
+        until("all read by both", lambda: len(places(a, b)) >= 500)
+        b.stop()
+        until("the first has all again", lambda: a.assigned() == {0, 1, 2, 3})
+        tool("verifiable-producer", "--topic", "jt-rebalance", "--max-messages", 500, "--value-prefix", 7, want='"acked":500')
+        until("all read", lambda: len(places(a, b)) >= 1000)
+        want = [str(i) for i in range(500)] + [f"7.{i}" for i in range(500)]
+        equal(sorted(v for _, _, v in places(a, b)), sorted(want), "every record once")
+    finally:
+        for c in filter(None, (a, b)):
+            c.stop()
+
+
+@check("broker restart in the middle: verifiable producer and consumer")
+def _():
+    create("jt-restart", 3)
+    n = 4000
+    c = consumer("jt-restart-g", "jt-restart")
+    # Left to itself this tool never tries again.
+    config = tempfile.NamedTemporaryFile("w", suffix=".properties")
+    config.write("retries=2147483647\nenable.idempotence=true\ndelivery.timeout.ms=100000\n")
+    config.flush()
+    p = Program("verifiable-producer", "--topic", "jt-restart", "--max-messages", n, "--throughput", 600, "--command-config", config.name)
+    try:
+        until("some sent and read", lambda: len(p.named("producer_send_success")) > n // 8 and len(places(c)) > n // 16)
+        restarted(restart_broker())
+        until("the producer to end", lambda: p.process.poll() is not None, timeout_s=100)
+        p.reader.join(10)
+        equal((len(p.named("producer_send_success")), len(p.named("producer_send_error"))), (n, 0), "sent, failed")
+        equal(sum(end_offsets("jt-restart").values()), n, "end offsets")
+        # A member whose commit the restart cut off may read from its last commit again: the same place, the same record.
+        until("all read", lambda: len(set(places(c))) >= n)
+        equal(sorted(int(v) for _, _, v in set(places(c))), list(range(n)), "every record once")
+    finally:
+        p.stop(), c.stop(), config.close()
+
+
+@check("kafka-get-offsets: latest, earliest, timestamp, max-timestamp")
+def _():
+    create("jt-offsets", 1)
+    for t in range(3):
+        tool("verifiable-producer", "--topic", "jt-offsets", "--max-messages", 10, "--message-create-time", 1_700_000_000_000 + t * HOUR_MS)
+    equal(end_offsets("jt-offsets"), {0: 30})
+    equal(end_offsets("jt-offsets", "earliest"), {0: 0})
+    equal(end_offsets("jt-offsets", 1_700_000_000_000 + HOUR_MS), {0: 10})
+    equal(end_offsets("jt-offsets", 1_700_000_000_000 + HOUR_MS // 2), {0: 10})
+    got = end_offsets("jt-offsets", "max-timestamp")[0]
+    assert 20 <= got < 30, got
+
+
+@check("kafka-delete-records")
+def _():
+    create("jt-delete", 1)
+    tool("verifiable-producer", "--topic", "jt-delete", "--max-messages", 100)
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as f:
+        json.dump({"version": 1, "partitions": [{"topic": "jt-delete", "partition": 0, "offset": 60}]}, f)
+        f.flush()
+        tool("delete-records", "--offset-json-file", f.name, want="low_watermark: 60")
+    equal(end_offsets("jt-delete", "earliest"), {0: 60})
+    out = tool("console-consumer", "--topic", "jt-delete", "--from-beginning", "--max-messages", 40, "--timeout-ms", 60000)
+    equal([int(line) for line in out.split()], list(range(60, 100)), "what is left")
+
+
+@check("kafka-log-dirs")
+def _():
+    create("jt-dirs", 2)
+    tool("verifiable-producer", "--topic", "jt-dirs", "--max-messages", 1000, "--repeating-keys", 50)
+    out = tool("log-dirs", "--describe", "--topic-list", "jt-dirs")
+    found = json.loads(next(line for line in out.splitlines() if line.startswith("{")))
+    dirs = found["brokers"][0]["logDirs"]
+    equal([d["error"] for d in dirs], [None])
+    sizes = {p["partition"]: p["size"] for p in dirs[0]["partitions"]}
+    assert set(sizes) == {"jt-dirs-0", "jt-dirs-1"} and all(s > 1000 for s in sizes.values()), sizes
+
+
+@check("producer-perf and consumer-perf")
+def _():
+    create("jt-perf", 3)
+    for acks, codec in (("1", "none"), ("all", "lz4"), ("0", "none")):
+        tool("producer-perf", "--topic", "jt-perf", "--num-records", 20000, "--record-size", 100, "--throughput", -1,
+             "--command-property", f"acks={acks}", f"compression.type={codec}", *(() if acks == "all" else ("enable.idempotence=false",)),
+             want="^20000 records sent")
+    until("60000 records", lambda: sum(end_offsets("jt-perf").values()) == 60000)
+    out = tool("consumer-perf", "--topic", "jt-perf", "--num-records", 60000, "--timeout", 30000)
+    equal(int(out.strip().splitlines()[-1].split(", ")[4]), 60000, "records")
+    create("jt-e2e", 1)
+    tool("e2e", "--topic", "jt-e2e", "--num-records", 100, "--producer-acks", "all", "--record-size", 100, want="Percentiles")
+
+
+@check("kafka-dump-log: rolled segments and their indexes, batch by batch")
+def _():
+    create("jt-dump", 1, "segment.bytes=1048576", "index.interval.bytes=4096")
+    tool("producer-perf", "--topic", "jt-dump", "--num-records", 30000, "--record-size", 200, "--throughput", -1,
+         "--command-property", "compression.type=none", "batch.size=4000", want="30000 records sent")
+    subprocess.run(shlex.split(os.environ["STOP"]), check=True, timeout=100)
+    try:
+        dump()
+    finally:
+        subprocess.run(shlex.split(os.environ["START"]), check=True, timeout=100)
+    equal(end_offsets("jt-dump"), {0: 30000})
+
+
+def dump():
+    folder = os.path.join(os.environ["DATA_DIR"], "jt-dump-0")
+    files = [os.path.join(folder, f) for f in sorted(os.listdir(folder)) if f.endswith((".log", ".index", ".timeindex"))]
+    out = tool("dump-log", "--deep-iteration", "--files", ",".join(files), connect=False)
+    dumped = dict(part.split("\n", 1) for part in out.split("Dumping ")[1:])
+    logs = [f for f in files if f.endswith(".log")]
+    assert len(logs) >= 5, f"segments: {logs}"
+    next_offset = 0
+    for log in logs:
+        equal(int(os.path.basename(log)[:-4]), next_offset, "base offset of the segment")
+        batches = re.findall(r"^baseOffset: \d+ lastOffset: \d+ .*$", dumped[log], re.M)
+        assert all("isvalid: true" in b for b in batches), f"invalid batches in {log}"
+        records = [int(o) for o in re.findall(r"^\| offset: (\d+) ", dumped[log], re.M)]
+        equal(records, list(range(next_offset, next_offset + len(records))), "offsets of the records")
+        next_offset += len(records)
+        for kind, least in ((".index", 10), (".timeindex", 1)):
+            entries = dumped[log[:-4] + kind].count("offset: ")
+            assert log == logs[-1] or entries >= least, f"{log[:-4]}{kind} has {entries} entries"
+    equal(next_offset, 30000, "records in all")
+
+
+main()
