@@ -8,6 +8,7 @@
 pub mod batch; // the header, batches in a byte slice, in-place assignment
 pub mod builder; // records to batch bytes
 pub mod compression; // the four codecs as Kafka frames them, bounded
+pub mod control; // the markers that end transactions
 pub mod crc32c; // the checksum of a batch
 pub mod records; // the records inside a batch
 pub mod validate; // what a leader checks before it appends

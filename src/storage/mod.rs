@@ -18,6 +18,7 @@ pub mod checkpoint; // the small text files: offset checkpoints, partition.metad
 pub mod leader_epoch; // leader-epoch-checkpoint and its questions
 pub mod names; // files, directories, legal topic names
 pub mod offset_index; // .index
+pub mod producer_state; // sequences, duplicates, open transactions; .snapshot
 pub mod time_index; // .timeindex
 
 mod recovery; // start-up: journals back into segments
