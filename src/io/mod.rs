@@ -5,7 +5,7 @@
 //! (`tests/conformance.rs`) runs on both.
 //!
 //! Contract, for every driver:
-//! - [`Io::submit`] only queues. Nothing reaches the kernel before the next `turn`, which submits once.
+//! - [`Io::submit`] only queues. The next `turn` submits once (a full queue is submitted before).
 //! - Each op yields exactly one completion with `more == false`; multishot ops ([`Op::Accept`], [`Op::Receive`]) yield any
 //!   number with `more == true` before it. After an error or a cancel the last one still comes.
 //! - Buffers move into the op and come back in its last completion: they belong to the driver in between, so a
@@ -14,9 +14,18 @@
 //!   [`Op::Send`] and one [`Op::Receive`] a socket are in flight.
 //! - `Send` and `Write` complete when all bytes are taken or with an error; the driver continues short transfers.
 //!   `Read` returns the bytes read, short only at the end of the file.
-//! - A [`Handle`] is closed by [`Op::Close`] alone.
+//! - A [`Handle`] is closed by [`Op::Close`] alone, which also ends what is pending on it (ECANCELED, or as it would have
+//!   ended). It is dead once the `Close` is submitted: ops submitted later end with EBADF, those before still run first.
+//! - What is refused at once (EBADF, EINVAL) is told by a completion too.
 
+pub mod affinity;
 pub mod buffer;
+pub mod clock;
+mod file;
+mod handles;
+mod mapping;
+pub mod socket;
+pub mod uring;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,7 +36,8 @@ use buffer::{AlignedBuf, Received, Slice};
 /// Memory, file offset and length of direct I/O are multiples of this (the file system's block).
 pub const BLOCK_BYTES: usize = 4096;
 
-/// The caller's name for an op, handed back untouched.
+/// The caller's name for an op, handed back untouched. Ops in flight need different ones only where one is to be
+/// cancelled. `u64::MAX` is the driver's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub u64);
 
@@ -57,7 +67,8 @@ pub struct OpenMode {
 /// One request to the kernel.
 #[derive(Debug)]
 pub enum Op {
-    /// Multishot: a completion with [`Payload::Accepted`] a connection.
+    /// Multishot: a completion with [`Payload::Accepted`] a connection. Out of files or memory (EMFILE, ENFILE, ENOBUFS,
+    /// ENOMEM) it ends; submit it again after a pause.
     Accept {
         listener: Handle,
     },
@@ -72,7 +83,7 @@ pub enum Op {
         socket: Handle,
         parts: Vec<Part>,
     },
-    /// Ends both directions; a pending receive completes.
+    /// Ends both directions; a pending receive completes with the end of the stream. No error on a dead connection.
     Shutdown {
         socket: Handle,
     },
@@ -124,7 +135,8 @@ pub enum Op {
     Close {
         handle: Handle,
     },
-    /// Asks that the op submitted with `target` end early; it then completes with ECANCELED, or as it would have.
+    /// Asks that the op submitted with `target` end early; it then completes with ECANCELED, or as it would have. The
+    /// cancel itself completes with 0, or ENOENT when no such op is in flight.
     Cancel {
         target: Token,
     },

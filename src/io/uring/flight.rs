@@ -1,0 +1,355 @@
+//! One op in flight: what it keeps alive for the kernel, the ring entry for its next step, its progress.
+//!
+//! Invariant: every pointer in an entry made by [`Flight::entry`] leads to heap memory, a mapping or a descriptor owned by
+//! the flight itself, so moving the flight about does not move it, and the driver drops a flight only after the last
+//! completion of its entries.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use io_uring::{opcode, squeue, types};
+use socket2::{SockAddr, Socket};
+
+use super::flights::Key;
+use super::receive;
+use crate::io::buffer::{AlignedBuf, Slice};
+use crate::io::handles::Handles;
+use crate::io::{BLOCK_BYTES, Errno, Handle, OpenMode, Part, Payload};
+
+/// The kernel moves at most 2 GiB in a call; a round number below.
+const TRANSFER_BYTES_MAX: usize = 1 << 30;
+/// `UIO_MAXIOV`.
+const SEND_PARTS_MAX: usize = 1024;
+
+pub(super) struct Flight {
+    pub op: Pending,
+    /// Somebody asked for its end: it is not continued.
+    pub cancelled: bool,
+}
+
+pub(super) enum Pending {
+    Accept { listener: Handle },
+    Connect { socket: Socket, address: Box<SockAddr> },
+    Receive { socket: Handle },
+    Send(Sending),
+    Shutdown { socket: Handle },
+    Open { path: CString, mode: OpenMode },
+    Read { file: Handle, offset: u64, buf: AlignedBuf, len: usize, done: usize },
+    Write { file: Handle, offset: u64, data: Slice, sync: bool, done: usize },
+    Sync { file: Handle, data_only: bool },
+    Truncate { file: Handle, len: u64 },
+    Allocate { file: Handle, offset: u64, len: u64 },
+    Rename { from: CString, to: CString },
+    Unlink { path: CString, flags: i32 },
+    CreateDir { path: CString },
+    Close { fd: Option<OwnedFd> },
+    Cancel { target: Key },
+}
+
+pub(super) struct Sending {
+    pub socket: Handle,
+    pub parts: Vec<Part>,
+    /// Bytes in all parts, and those sent.
+    pub total: usize,
+    pub done: usize,
+    /// The part to go on with, and the bytes of it that are sent.
+    part: usize,
+    part_done: usize,
+    gathered: Option<Gathered>,
+}
+
+/// The kernel's view of several parts. Reused.
+pub(super) struct Gathered(Box<Message>);
+
+/// Boxed, for a fixed address.
+struct Message {
+    vectors: Vec<libc::iovec>,
+    header: libc::msghdr,
+}
+
+impl Flight {
+    pub fn new(op: Pending) -> Flight {
+        Flight { op, cancelled: false }
+    }
+
+    /// The file or socket it works on.
+    pub fn handle(&self) -> Option<Handle> {
+        match &self.op {
+            Pending::Accept { listener: handle }
+            | Pending::Receive { socket: handle }
+            | Pending::Send(Sending { socket: handle, .. })
+            | Pending::Shutdown { socket: handle }
+            | Pending::Read { file: handle, .. }
+            | Pending::Write { file: handle, .. }
+            | Pending::Sync { file: handle, .. }
+            | Pending::Truncate { file: handle, .. }
+            | Pending::Allocate { file: handle, .. } => Some(*handle),
+            _ => None,
+        }
+    }
+
+    /// The entry of its next step, without `user_data`.
+    pub fn entry(&mut self, handles: &Handles, spare: &mut Vec<Gathered>) -> Result<squeue::Entry, Errno> {
+        let fd = match self.handle() {
+            None => types::Fd(-1),
+            Some(handle) => types::Fd(handles.get(handle).ok_or(Errno(libc::EBADF))?.fd()),
+        };
+        let here = types::Fd(libc::AT_FDCWD);
+        Ok(match &mut self.op {
+            Pending::Accept { .. } => opcode::AcceptMulti::new(fd).flags(libc::SOCK_CLOEXEC).build(),
+            Pending::Connect { socket, address } => {
+                opcode::Connect::new(types::Fd(socket.as_raw_fd()), address.as_ptr().cast(), address.len())
+                    .build()
+            }
+            Pending::Receive { .. } => opcode::RecvMulti::new(fd, receive::GROUP).build(),
+            Pending::Send(sending) => sending.entry(fd, spare),
+            Pending::Shutdown { .. } => opcode::Shutdown::new(fd, libc::SHUT_RDWR).build(),
+            Pending::Open { path, mode } => {
+                opcode::OpenAt::new(here, path.as_ptr()).flags(mode.flags()).mode(0o644).build()
+            }
+            Pending::Read { offset, buf, len, done, .. } => {
+                let step = Step::next(*offset, *done, *len);
+                let memory = buf[step.start..].as_mut_ptr();
+                opcode::Read::new(fd, memory, step.len).offset(step.offset).build()
+            }
+            Pending::Write { offset, data, sync, done, .. } => {
+                let step = Step::next(*offset, *done, data.len());
+                let flags = if *sync { libc::RWF_DSYNC } else { 0 };
+                let memory = data[step.start..].as_ptr();
+                opcode::Write::new(fd, memory, step.len).offset(step.offset).rw_flags(flags).build()
+            }
+            Pending::Sync { data_only, .. } => {
+                let flags = if *data_only { types::FsyncFlags::DATASYNC } else { types::FsyncFlags::empty() };
+                opcode::Fsync::new(fd).flags(flags).build()
+            }
+            Pending::Truncate { len, .. } => opcode::Ftruncate::new(fd, *len).build(),
+            Pending::Allocate { offset, len, .. } => opcode::Fallocate::new(fd, *len).offset(*offset).build(),
+            Pending::Rename { from, to } => {
+                opcode::RenameAt::new(here, from.as_ptr(), here, to.as_ptr()).build()
+            }
+            Pending::Unlink { path, flags } => {
+                opcode::UnlinkAt::new(here, path.as_ptr()).flags(*flags).build()
+            }
+            Pending::CreateDir { path } => opcode::MkDirAt::new(here, path.as_ptr()).mode(0o755).build(),
+            Pending::Close { fd } => {
+                let fd = fd.as_ref().ok_or(Errno(libc::EBADF))?;
+                opcode::Close::new(types::Fd(fd.as_raw_fd())).build()
+            }
+            Pending::Cancel { target } => opcode::AsyncCancel::new(target.0).build(),
+        })
+    }
+
+    /// What goes back to the caller with the last completion.
+    pub fn into_payload(self, spare: &mut Vec<Gathered>) -> Payload {
+        match self.op {
+            Pending::Read { buf, .. } => Payload::Buffer(buf),
+            Pending::Send(mut sending) => {
+                sending.put_back(spare);
+                Payload::Parts(sending.parts)
+            }
+            _ => Payload::None,
+        }
+    }
+}
+
+/// The next piece of a read or write. It starts at a block again, as direct I/O must, so a piece after a short one may
+/// move a part of a block twice.
+struct Step {
+    start: usize,
+    offset: u64,
+    len: u32,
+}
+
+impl Step {
+    fn next(offset: u64, done: usize, len: usize) -> Step {
+        let start = done / BLOCK_BYTES * BLOCK_BYTES;
+        Step { start, offset: offset + start as u64, len: (len - start).min(TRANSFER_BYTES_MAX) as u32 }
+    }
+}
+
+/// What became of a step of a read or write.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// `done` grew and is not all yet.
+    Continue,
+    /// Nothing is left, or (reading) the file ends here.
+    End,
+}
+
+/// Counts the `moved` bytes of the step that began at the block of `done`.
+pub(super) fn advance(done: &mut usize, len: usize, moved: usize) -> Progress {
+    let reached = (*done / BLOCK_BYTES * BLOCK_BYTES + moved).min(len);
+    if reached <= *done {
+        return Progress::End;
+    }
+    *done = reached;
+    if reached == len { Progress::End } else { Progress::Continue }
+}
+
+impl Sending {
+    pub fn new(socket: Handle, parts: Vec<Part>) -> Sending {
+        let total = parts.iter().map(|part| part.len()).sum();
+        let mut sending = Sending { socket, parts, total, done: 0, part: 0, part_done: 0, gathered: None };
+        sending.skip_sent(0);
+        sending
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.done == self.total
+    }
+
+    /// Counts `sent` bytes more.
+    pub fn advance(&mut self, sent: usize) {
+        let sent = sent.min(self.total - self.done);
+        self.done += sent;
+        self.skip_sent(sent);
+    }
+
+    fn skip_sent(&mut self, mut sent: usize) {
+        while let Some(part) = self.parts.get(self.part) {
+            let left = part.len() - self.part_done;
+            if sent < left {
+                self.part_done += sent;
+                return;
+            }
+            sent -= left;
+            self.part += 1;
+            self.part_done = 0;
+        }
+    }
+
+    fn entry(&mut self, fd: types::Fd, spare: &mut Vec<Gathered>) -> squeue::Entry {
+        // The whole or an error: saves the turns in which a slow reader takes a little.
+        let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let left = &self.parts[self.part..];
+        if let [only] = left {
+            let bytes = &only.bytes()[self.part_done..];
+            let len = bytes.len().min(TRANSFER_BYTES_MAX) as u32;
+            return opcode::Send::new(fd, bytes.as_ptr(), len).flags(flags).build();
+        }
+        let gathered = self.gathered.get_or_insert_with(|| spare.pop().unwrap_or_else(Gathered::new));
+        gathered.fill(left, self.part_done);
+        opcode::SendMsg::new(fd, &raw const gathered.0.header).flags(flags as u32).build()
+    }
+
+    fn put_back(&mut self, spare: &mut Vec<Gathered>) {
+        if let Some(gathered) = self.gathered.take().filter(|_| spare.len() < 256) {
+            spare.push(gathered);
+        }
+    }
+}
+
+impl Gathered {
+    fn new() -> Gathered {
+        // SAFETY: `msghdr` is a plain structure of integers and pointers, for which zero is valid: no name, no parts.
+        let header = unsafe { std::mem::zeroed() };
+        Gathered(Box::new(Message { vectors: Vec::new(), header }))
+    }
+
+    fn fill(&mut self, parts: &[Part], first_done: usize) {
+        let message = &mut *self.0;
+        message.vectors.clear();
+        let mut skip = first_done;
+        let mut total = 0;
+        for part in parts.iter().filter(|part| part.len() > 0) {
+            if message.vectors.len() == SEND_PARTS_MAX || total >= TRANSFER_BYTES_MAX {
+                break;
+            }
+            let bytes = &part.bytes()[std::mem::take(&mut skip)..];
+            let len = bytes.len().min(TRANSFER_BYTES_MAX - total);
+            message.vectors.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: len });
+            total += len;
+        }
+        message.header.msg_iov = message.vectors.as_mut_ptr();
+        message.header.msg_iovlen = message.vectors.len();
+        message.header.msg_name = ptr::null_mut();
+    }
+}
+
+impl Part {
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            Part::Bytes(bytes) => bytes,
+            Part::Shared(slice) => slice,
+        }
+    }
+
+    #[allow(clippy::len_without_is_empty)]
+    pub(super) fn len(&self) -> usize {
+        self.bytes().len()
+    }
+}
+
+/// The number of an accepted or opened file in a completion.
+pub(super) fn fd_of(result: i32) -> Option<RawFd> {
+    (result >= 0).then_some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(lens: &[usize]) -> Vec<Part> {
+        lens.iter().map(|&len| Part::Bytes(vec![7; len])).collect()
+    }
+
+    fn vectors(sending: &mut Sending) -> Vec<usize> {
+        let mut gathered = Gathered::new();
+        gathered.fill(&sending.parts[sending.part..], sending.part_done);
+        gathered.0.vectors.iter().map(|vector| vector.iov_len).collect()
+    }
+
+    #[test]
+    fn a_short_send_goes_on_where_it_stopped() {
+        let mut sending = Sending::new(Handle(0), parts(&[0, 10, 0, 20, 5]));
+        assert_eq!(vectors(&mut sending), [10, 20, 5]);
+        sending.advance(4);
+        assert_eq!(vectors(&mut sending), [6, 20, 5]);
+        sending.advance(6);
+        assert_eq!(vectors(&mut sending), [20, 5]);
+        sending.advance(21);
+        assert_eq!(vectors(&mut sending), [4]);
+        assert!(!sending.is_done());
+        sending.advance(4);
+        assert!(sending.is_done() && sending.done == 35);
+    }
+
+    #[test]
+    fn a_send_of_nothing_is_done() {
+        assert!(Sending::new(Handle(0), parts(&[])).is_done());
+        assert!(Sending::new(Handle(0), parts(&[0, 0])).is_done());
+    }
+
+    #[test]
+    fn more_parts_than_a_call_takes_go_in_several() {
+        let mut sending = Sending::new(Handle(0), parts(&[1; 3000]));
+        assert_eq!(vectors(&mut sending).len(), SEND_PARTS_MAX);
+        sending.advance(1024);
+        sending.advance(1024);
+        assert_eq!(vectors(&mut sending).len(), 3000 - 2048);
+    }
+
+    #[test]
+    fn a_short_transfer_goes_on_at_its_block() {
+        let mut done = 0;
+        assert_eq!(advance(&mut done, 20_000, 9_000), Progress::Continue);
+        assert_eq!(done, 9_000);
+        let step = Step::next(1 << 20, done, 20_000);
+        assert_eq!((step.start, step.offset, step.len), (8192, (1 << 20) + 8192, 20_000 - 8192));
+        assert_eq!(advance(&mut done, 20_000, 20_000 - 8192), Progress::End);
+        assert_eq!(done, 20_000);
+    }
+
+    #[test]
+    fn a_transfer_that_gets_no_further_ends() {
+        let mut done = 9_000;
+        assert_eq!(
+            advance(&mut done, 20_000, 9_000 - 8192),
+            Progress::End,
+            "the same bytes of the block again"
+        );
+        assert_eq!(advance(&mut done, 20_000, 0), Progress::End);
+        assert_eq!(done, 9_000);
+    }
+}
