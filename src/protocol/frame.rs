@@ -56,6 +56,36 @@ impl<'a> RequestHeader<'a> {
     }
 }
 
+/// What stands in front of a record of Kafka's metadata log: which record it is, and in which version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetadataRecordHeader {
+    pub record_type: i16,
+    pub version: i16,
+}
+
+/// The version of the header itself; there is only one.
+const METADATA_FRAME_VERSION: u32 = 1;
+
+impl MetadataRecordHeader {
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self> {
+        let mut next = |field| {
+            let value = reader.unsigned_varint(field)?;
+            i16::try_from(value).map_err(|_| DecodeError::new(field, Kind::InvalidVarint))
+        };
+        match next("frame_version")? {
+            version if version as u32 == METADATA_FRAME_VERSION => {}
+            version => return Err(DecodeError::new("frame_version", Kind::UnsupportedVersion(version))),
+        }
+        Ok(MetadataRecordHeader { record_type: next("record_type")?, version: next("record_version")? })
+    }
+
+    pub fn encode(&self, writer: &mut Writer) {
+        writer.put_unsigned_varint(METADATA_FRAME_VERSION);
+        writer.put_unsigned_varint(self.record_type as u32);
+        writer.put_unsigned_varint(self.version as u32);
+    }
+}
+
 /// The length of the frame that `received` begins with, its four bytes not counted, or none while they are not all there.
 pub fn parse_length(received: &[u8], bytes_max: usize) -> Result<Option<usize>> {
     let Some(prefix) = received.first_chunk() else { return Ok(None) };
@@ -186,6 +216,18 @@ mod tests {
             let length = i64::from(i32::from_be_bytes(wrong));
             let error = DecodeError::new("frame", Kind::FrameLength { length, limit: 100 });
             assert_eq!(parse_length(&wrong, 100), Err(error));
+        }
+    }
+
+    #[test]
+    fn metadata_records_name_themselves() {
+        let header = MetadataRecordHeader { record_type: 300, version: 2 };
+        let mut writer = Writer::new();
+        header.encode(&mut writer);
+        assert_eq!(writer.buf, [1, 0xac, 2, 2]);
+        assert_eq!(MetadataRecordHeader::decode(&mut Reader::new(&writer.buf)), Ok(header));
+        for wrong in [&[0, 2, 0][..], &[1, 2], &[1, 0xff, 0xff, 7, 0]] {
+            assert!(MetadataRecordHeader::decode(&mut Reader::new(wrong)).is_err(), "{wrong:x?}");
         }
     }
 

@@ -183,7 +183,9 @@ impl<'m> Module<'m> {
         // A struct with no lifetime of its own still is read from a reader that has one.
         let reader = if generics.is_empty() { "Reader<'_>" } else { "Reader<'a>" };
         let _ = writeln!(out, "impl{generics} {name} {{");
-        let _ = writeln!(out, "    pub fn decode(r: &mut {reader}, version: i16) -> Result<Self> {{");
+        // Going over an array decodes it anew, and mostly for a few fields.
+        let inline = if s.name == self.message.name { "" } else { "    #[inline]\n" };
+        let _ = writeln!(out, "{inline}    pub fn decode(r: &mut {reader}, version: i16) -> Result<Self> {{");
         self.emit_decode(out, s);
         out.push_str("    }\n    pub fn encode(&self, w: &mut Writer, version: i16) {\n");
         self.emit_encode(out, s);
