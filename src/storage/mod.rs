@@ -15,6 +15,7 @@ pub mod types; // the values that pass in and out
 
 // Formats and state of Kafka's, pure: bytes and text in and out, no file is touched.
 pub mod checkpoint; // the small text files: offset checkpoints, partition.metadata, meta.properties
+pub mod cleaner; // compaction: the offset map, what is left of a batch
 pub mod leader_epoch; // leader-epoch-checkpoint and its questions
 pub mod names; // files, directories, legal topic names
 pub mod offset_index; // .index
