@@ -1,0 +1,3 @@
+module ringlog.test/gocheck
+
+go 1.25
