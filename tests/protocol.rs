@@ -8,6 +8,8 @@
 mod codec;
 #[path = "protocol/counting.rs"]
 mod counting;
+#[path = "protocol/floors.rs"]
+mod floors;
 #[path = "protocol/hostile.rs"]
 mod hostile;
 #[path = "protocol/round_trip.rs"]
