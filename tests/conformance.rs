@@ -92,6 +92,7 @@ cases! {
     directories_are_made_listed_and_removed
     a_directory_is_synced
     many_writes_in_flight
+    buffers_of_a_pool_are_written_and_read
     a_lock_is_exclusive
     block_on_keeps_other_completions
 }

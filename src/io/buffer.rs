@@ -3,51 +3,88 @@
 //! [`AlignedBuf`] has one owner and can be written; [`AlignedBuf::freeze`] turns it into [`Slice`]s, which are immutable,
 //! cheap to clone and may cross threads (a shard sends what another shard's log holds). [`AppendBuf`] is filled front
 //! to back while slices of its filled part are already in use: the journal block and the tail of a log.
-//! A budget counts what is allocated; the last owner to drop a buffer gives it back.
+//! A budget counts what is allocated; the last owner to drop a buffer gives it back, on whatever thread.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::BLOCK_BYTES;
+use super::arena::{Arena, BlockMap};
 
-/// A bounded source of buffers. Clones share the budget.
+/// Arenas are at least so large, unless the budget is smaller.
+const ARENA_BYTES_MIN: usize = 4 << 20;
+/// A pool has about so many arenas at most: a ring registers each of them.
+const ARENAS: usize = 128;
+/// Buffers from here on come from the other end of the arenas, so that small ones do not break up the long runs.
+const LARGE_BYTES: usize = 256 << 10;
+
+/// A bounded source of buffers. Clones share the budget. Its memory is kept for reuse, not zeroed again.
 #[derive(Clone, Debug)]
 pub struct BufferPool {
-    shared: Arc<Budget>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Budget {
+struct Shared {
     used_bytes: AtomicUsize,
     max_bytes: usize,
+    arena_bytes: usize,
+    arenas: Mutex<Vec<(Arc<Arena>, BlockMap)>>,
 }
 
 impl BufferPool {
     pub fn new(max_bytes: usize) -> BufferPool {
-        BufferPool { shared: Arc::new(Budget { used_bytes: AtomicUsize::new(0), max_bytes }) }
+        let share = (max_bytes / ARENAS).checked_next_power_of_two().unwrap_or(ARENA_BYTES_MIN);
+        let arena_bytes = share.clamp(ARENA_BYTES_MIN, 1 << 30).min(max_bytes / BLOCK_BYTES * BLOCK_BYTES);
+        BufferPool {
+            shared: Arc::new(Shared {
+                used_bytes: AtomicUsize::new(0),
+                max_bytes,
+                arena_bytes,
+                arenas: Mutex::default(),
+            }),
+        }
     }
 
     /// A buffer of at least `len` bytes, rounded up to blocks, its contents unspecified; `None` when the budget is spent.
     pub fn allocate(&self, len: usize) -> Option<AlignedBuf> {
         let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
-        let budget = &self.shared;
-        budget
+        let shared = &self.shared;
+        shared
             .used_bytes
             .try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(len).filter(|&sum| sum <= budget.max_bytes)
+                used.checked_add(len).filter(|&sum| sum <= shared.max_bytes)
             })
             .ok()?;
-        match Region::allocate(len, Some(self.shared.clone())) {
-            Some(region) => Some(AlignedBuf { region }),
+        // The budget allows it though no arena has a run so long: memory of its own.
+        let memory = shared.take(len).or_else(|| Memory::heap(len));
+        match memory {
+            Some((ptr, memory)) => {
+                Some(AlignedBuf { region: Region { ptr, len, memory, pool: Some(shared.clone()) } })
+            }
             None => {
-                budget.used_bytes.fetch_sub(len, Ordering::Relaxed);
+                shared.used_bytes.fetch_sub(len, Ordering::Relaxed);
                 None
             }
         }
+    }
+
+    /// Maps arenas of `bytes` in all now rather than on demand, within the budget.
+    pub fn reserve(&self, bytes: usize) {
+        let mut arenas = self.shared.arenas();
+        while arenas.len() * self.shared.arena_bytes < bytes.min(self.shared.max_bytes) {
+            if !self.shared.grow(&mut arenas) {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn arenas(&self) -> Vec<Arc<Arena>> {
+        self.shared.arenas().iter().map(|(arena, _)| arena.clone()).collect()
     }
 
     pub fn used_bytes(&self) -> usize {
@@ -59,11 +96,69 @@ impl BufferPool {
     }
 }
 
-/// One allocation; freed, and its bytes given back to the budget, on drop.
+impl Shared {
+    fn arenas(&self) -> MutexGuard<'_, Vec<(Arc<Arena>, BlockMap)>> {
+        self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Cuts `len` bytes from an arena, a new one if need be and allowed.
+    fn take(&self, len: usize) -> Option<(NonNull<u8>, Memory)> {
+        let blocks = len / BLOCK_BYTES;
+        let cut = |(number, (arena, map)): (usize, &mut (Arc<Arena>, BlockMap))| {
+            let block = map.take(blocks)?;
+            // SAFETY: needed to name the part. The map covers the arena, so the part lies within.
+            let ptr = unsafe { NonNull::new_unchecked(arena.as_ptr().add(block * BLOCK_BYTES)) };
+            Some((ptr, Memory::Arena { arena: arena.clone(), number, block }))
+        };
+        if len > self.arena_bytes {
+            return None;
+        }
+        let mut arenas = self.arenas();
+        let found = match len < LARGE_BYTES {
+            true => arenas.iter_mut().enumerate().find_map(cut),
+            false => arenas.iter_mut().enumerate().rev().find_map(cut),
+        };
+        if found.is_some() {
+            return found;
+        }
+        if !self.grow(&mut arenas) {
+            return None;
+        }
+        arenas.iter_mut().enumerate().next_back().and_then(cut)
+    }
+
+    fn grow(&self, arenas: &mut Vec<(Arc<Arena>, BlockMap)>) -> bool {
+        if self.arena_bytes == 0 || (arenas.len() + 1) * self.arena_bytes > self.max_bytes {
+            return false;
+        }
+        let Ok(arena) = Arena::new(self.arena_bytes) else { return false };
+        arenas.push((Arc::new(arena), BlockMap::new(self.arena_bytes)));
+        true
+    }
+
+    fn give_back(&self, number: usize, block: usize, len: usize) {
+        let mut arenas = self.arenas();
+        // Arenas are never taken away, so the number still names the one it was cut from.
+        arenas[number].1.give_back(block, len / BLOCK_BYTES);
+    }
+}
+
+/// The memory of one buffer; given back, and its bytes to the budget, on drop.
 struct Region {
     ptr: NonNull<u8>,
     len: usize,
-    budget: Option<Arc<Budget>>,
+    memory: Memory,
+    pool: Option<Arc<Shared>>,
+}
+
+enum Memory {
+    Heap,
+    /// Blocks from `block` on of the pool's arena with this number.
+    Arena {
+        arena: Arc<Arena>,
+        number: usize,
+        block: usize,
+    },
 }
 
 // SAFETY: needed so that a shard can send what another shard's log holds. A region is plain memory owned by this
@@ -72,27 +167,35 @@ unsafe impl Send for Region {}
 // SAFETY: as above; shared access only reads bytes that nobody writes any more (see `AppendBuf`).
 unsafe impl Sync for Region {}
 
-impl Region {
-    fn allocate(len: usize, budget: Option<Arc<Budget>>) -> Option<Region> {
+impl Memory {
+    fn heap(len: usize) -> Option<(NonNull<u8>, Memory)> {
         let layout = Layout::from_size_align(len, BLOCK_BYTES).ok()?;
         // SAFETY: needed for block alignment, which `Vec` cannot give. `len` is at least one block, so the layout is
         // not empty; a null result is handled.
         let ptr = NonNull::new(unsafe { alloc(layout) })?;
-        // SAFETY: the region was just allocated with `len` bytes. Zeroed so that no uninitialised byte is ever read
+        // SAFETY: the memory was just allocated with `len` bytes. Zeroed so that no uninitialised byte is ever read
         // or written to disk; `alloc_zeroed` ignores that large alignments defeat its shortcut.
         unsafe { ptr.as_ptr().write_bytes(0, len) };
-        Some(Region { ptr, len, budget })
+        Some((ptr, Memory::Heap))
     }
 }
 
 impl Drop for Region {
     fn drop(&mut self) {
-        let layout =
-            Layout::from_size_align(self.len, BLOCK_BYTES).expect("the layout it was allocated with");
-        // SAFETY: allocated in `allocate` with this layout, freed once.
-        unsafe { dealloc(self.ptr.as_ptr(), layout) };
-        if let Some(budget) = &self.budget {
-            budget.used_bytes.fetch_sub(self.len, Ordering::Relaxed);
+        match &self.memory {
+            Memory::Heap => {
+                let layout =
+                    Layout::from_size_align(self.len, BLOCK_BYTES).expect("the layout it was allocated with");
+                // SAFETY: allocated in `Memory::heap` with this layout, freed once.
+                unsafe { dealloc(self.ptr.as_ptr(), layout) };
+            }
+            Memory::Arena { number, block, .. } => {
+                let pool = self.pool.as_ref().expect("a part of an arena has its pool");
+                pool.give_back(*number, *block, self.len);
+            }
+        }
+        if let Some(pool) = &self.pool {
+            pool.used_bytes.fetch_sub(self.len, Ordering::Relaxed);
         }
     }
 }
@@ -100,6 +203,15 @@ impl Drop for Region {
 impl std::fmt::Debug for Region {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Region({} bytes)", self.len)
+    }
+}
+
+impl Region {
+    fn arena(&self) -> Option<&Arc<Arena>> {
+        match &self.memory {
+            Memory::Heap => None,
+            Memory::Arena { arena, .. } => Some(arena),
+        }
     }
 }
 
@@ -113,13 +225,18 @@ impl AlignedBuf {
     /// A buffer outside any budget, for start-up and tools. Panics when the machine has no memory left.
     pub fn unbudgeted(len: usize) -> AlignedBuf {
         let len = len.max(1).next_multiple_of(BLOCK_BYTES);
-        AlignedBuf { region: Region::allocate(len, None).expect("memory for a start-up buffer") }
+        let (ptr, memory) = Memory::heap(len).expect("memory for a start-up buffer");
+        AlignedBuf { region: Region { ptr, len, memory, pool: None } }
     }
 
     /// The whole buffer as an immutable, shareable slice.
     pub fn freeze(self) -> Slice {
         let len = self.region.len;
         Slice { region: Arc::new(self.region), start: 0, len }
+    }
+
+    pub(super) fn arena(&self) -> Option<&Arc<Arena>> {
+        self.region.arena()
     }
 }
 
@@ -169,6 +286,10 @@ impl Slice {
     pub fn join(&self, next: &Slice) -> Slice {
         assert!(self.adjoins(next), "only adjoining slices join");
         Slice { region: self.region.clone(), start: self.start, len: self.len + next.len }
+    }
+
+    pub(super) fn arena(&self) -> Option<&Arc<Arena>> {
+        self.region.arena()
     }
 
     /// The memory of the buffer that this slice keeps alive.
@@ -283,6 +404,70 @@ mod tests {
         assert_eq!(pool.used_bytes(), BLOCK_BYTES);
         drop(slice);
         assert_eq!(pool.used_bytes(), 0);
+    }
+
+    #[test]
+    fn a_budget_that_no_run_fits_is_still_given() {
+        let pool = BufferPool::new(ARENA_BYTES_MIN);
+        let mut blocks: Vec<_> =
+            (0..ARENA_BYTES_MIN / BLOCK_BYTES).map(|_| pool.allocate(1).unwrap()).collect();
+        assert!(pool.allocate(1).is_none());
+        // Every other block: half the budget, no two neighbours.
+        let mut keep = false;
+        blocks.retain(|_| {
+            keep = !keep;
+            keep
+        });
+        let buf = pool.allocate(64 << 10).unwrap();
+        assert!(buf.arena().is_none() && buf.iter().all(|&byte| byte == 0));
+        drop(blocks);
+        let large = pool.allocate(1 << 20).unwrap();
+        assert!(large.arena().is_some());
+        drop((buf, large));
+        assert_eq!(pool.used_bytes(), 0);
+    }
+
+    #[test]
+    fn buffers_of_a_pool_do_not_overlap() {
+        let pool = BufferPool::new(64 << 20);
+        let mut bufs: Vec<_> = (0..200u8)
+            .map(|at| {
+                let mut buf = pool.allocate((usize::from(at) % 7 + 1) * 30_000).unwrap();
+                buf.fill(at);
+                (at, buf)
+            })
+            .collect();
+        let mut odd = false;
+        bufs.retain(|_| {
+            odd = !odd;
+            odd
+        });
+        for at in 200..=255 {
+            let mut buf = pool.allocate(usize::from(at) * 2000).unwrap();
+            assert_eq!(buf.as_ptr() as usize % BLOCK_BYTES, 0);
+            buf.fill(at);
+            bufs.push((at, buf));
+        }
+        for (at, buf) in &bufs {
+            assert!(buf.iter().all(|byte| byte == at));
+        }
+        drop(bufs);
+        assert_eq!(pool.used_bytes(), 0);
+        assert!(pool.arenas().len() <= 16);
+    }
+
+    #[test]
+    fn buffers_come_home_from_other_threads() {
+        let pool = BufferPool::new(8 << 20);
+        let slice = pool.allocate(1 << 20).unwrap().freeze();
+        let copy = slice.clone();
+        std::thread::spawn(move || drop(copy)).join().unwrap();
+        assert_eq!(pool.used_bytes(), 1 << 20);
+        std::thread::spawn(move || drop(slice)).join().unwrap();
+        assert_eq!(pool.used_bytes(), 0);
+        let outlives = pool.allocate(5000).unwrap();
+        drop(pool);
+        assert_eq!(outlives.len(), 8192);
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! - What is refused at once (EBADF, EINVAL) is told by a completion too.
 
 pub mod affinity;
+mod arena;
 pub mod buffer;
 pub mod clock;
 mod file;

@@ -10,29 +10,30 @@
 //! - At most one ring entry a flight is with the kernel at a time.
 //! - Only the thread that made the driver enters the ring (it is not `Send`).
 
+mod fixed;
 mod flight;
 mod flights;
+mod land;
 mod receive;
 mod ring;
+mod start;
 mod wake;
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use io_uring::{cqueue, opcode, squeue, types};
-use socket2::SockAddr;
+use io_uring::{opcode, squeue, types};
 
+use super::buffer::BufferPool;
 use super::clock::{Clock, monotonic_ns};
 use super::handles::Handles;
-use super::socket::{SocketOptions, peer_of};
-use super::{Completion, DirEntry, Errno, Handle, Io, Op, Payload, Token, file};
-use flight::{Flight, Gathered, Pending, Progress, Sending, advance};
+use super::socket::SocketOptions;
+use super::{Completion, DirEntry, Errno, Handle, Io, Op, Token, file};
+use fixed::FixedBuffers;
+use flight::{Flight, Gathered, Pending};
 use flights::{Flights, Key};
 use receive::ReceiveRing;
 use ring::{Cqe, Ring};
@@ -85,6 +86,7 @@ pub struct UringIo {
     flights: ManuallyDrop<Flights<Flight>>,
     handles: Handles,
     receive: ManuallyDrop<ReceiveRing>,
+    fixed: FixedBuffers,
     /// Receives that found no buffer.
     starved: Vec<Key>,
     /// Completions for the caller, until the end of the turn.
@@ -114,12 +116,18 @@ impl UringIo {
             other => other?,
         };
         ring.features_mut().incremental_buffers = receive.is_incremental();
+        let fixed = match options.old_kernel {
+            true => FixedBuffers::default(),
+            false => FixedBuffers::new(ring.uring()),
+        };
+        ring.features_mut().registered_buffers = fixed.has_table();
         let waker = Waker::new(ring.fd().try_clone_to_owned()?)?;
         let mut driver = UringIo {
             ring,
             flights: ManuallyDrop::default(),
             handles: Handles::default(),
             receive: ManuallyDrop::new(receive),
+            fixed,
             starved: Vec::new(),
             ready: Vec::new(),
             cqes: Vec::new(),
@@ -145,6 +153,15 @@ impl UringIo {
     /// Memory of the receive buffers.
     pub fn receive_bytes(&self) -> usize {
         self.receive.total_bytes()
+    }
+
+    /// Registers the arenas that `pool` has so far (see [`BufferPool::reserve`]), which else happens when they are first
+    /// met, and costs a millisecond each then. Memory registered by this driver.
+    pub fn register(&mut self, pool: &BufferPool) -> usize {
+        for arena in pool.arenas() {
+            self.fixed.place(self.ring.uring(), &arena);
+        }
+        self.fixed.bytes()
     }
 
     /// Open files and sockets.
@@ -199,248 +216,6 @@ impl UringIo {
             open.ops += 1;
         }
         self.flights.insert(token, flight)
-    }
-
-    fn start(&mut self, op: Op, token: Token) -> Result<(), (Errno, Payload)> {
-        let plain = |errno| (errno, Payload::None);
-        let pending = match op {
-            Op::Accept { listener } => Pending::Accept { listener },
-            Op::Connect { address } => {
-                let socket = self.options.socket.open(address).map_err(|error| plain(errno_of(&error)))?;
-                Pending::Connect { socket, address: Box::new(SockAddr::from(address)) }
-            }
-            Op::Receive { socket } => Pending::Receive { socket },
-            Op::Send { socket, parts } => Pending::Send(Sending::new(socket, parts)),
-            Op::Shutdown { socket } => Pending::Shutdown { socket },
-            Op::Open { path, mode } => Pending::Open { path: c_path(path).map_err(plain)?, mode },
-            Op::Read { buf, len, .. } if len > buf.len() => {
-                return Err((Errno(libc::EINVAL), Payload::Buffer(buf)));
-            }
-            Op::Read { file, offset, buf, len } => Pending::Read { file, offset, buf, len, done: 0 },
-            Op::Write { file, offset, data, sync } => Pending::Write { file, offset, data, sync, done: 0 },
-            Op::Sync { file, data_only } => Pending::Sync { file, data_only },
-            Op::Truncate { file, len } if !self.features().truncate => {
-                let open = self.handles.get(file).ok_or(plain(Errno(libc::EBADF)))?;
-                file::truncate(open.fd(), len).map_err(|error| plain(errno_of(&error)))?;
-                self.ready.push(Completion { token, result: Ok(0), more: false, payload: Payload::None });
-                return Ok(());
-            }
-            Op::Truncate { file, len } => Pending::Truncate { file, len },
-            Op::Allocate { file, offset, len } => Pending::Allocate { file, offset, len },
-            Op::Rename { from, to } => {
-                Pending::Rename { from: c_path(from).map_err(plain)?, to: c_path(to).map_err(plain)? }
-            }
-            Op::Unlink { path } => Pending::Unlink { path: c_path(path).map_err(plain)?, flags: 0 },
-            Op::RemoveDir { path } => {
-                Pending::Unlink { path: c_path(path).map_err(plain)?, flags: libc::AT_REMOVEDIR }
-            }
-            Op::CreateDir { path } => Pending::CreateDir { path: c_path(path).map_err(plain)? },
-            Op::Close { handle } => {
-                let (fd, ops) = self.handles.remove(handle).ok_or(plain(Errno(libc::EBADF)))?;
-                if ops > 0 {
-                    self.cancel_on(&fd);
-                }
-                Pending::Close { fd: Some(fd) }
-            }
-            Op::Cancel { target } => {
-                let target = self.cancel(target).ok_or(plain(Errno::NOT_FOUND))?;
-                Pending::Cancel { target }
-            }
-        };
-        let key = self.insert(token, pending);
-        match &self.flights.get(key).expect("just inserted").op {
-            Pending::Send(sending) if sending.is_done() => self.finish(key, Ok(0)),
-            Pending::Write { data, .. } if data.is_empty() => self.finish(key, Ok(0)),
-            Pending::Read { len: 0, .. } => self.finish(key, Ok(0)),
-            _ => self.launch(key),
-        }
-        Ok(())
-    }
-
-    /// Marks the op with this token, so that it is not continued; the caller then cancels what the kernel has of it.
-    fn cancel(&mut self, token: Token) -> Option<Key> {
-        let is_op = |flight: &Flight| !matches!(flight.op, Pending::Cancel { .. } | Pending::Close { .. });
-        let key = self.flights.find(token, is_op)?;
-        self.flights.get_mut(key)?.cancelled = true;
-        Some(key)
-    }
-
-    /// Cancels all ops on a descriptor about to be closed.
-    fn cancel_on(&mut self, fd: &OwnedFd) {
-        use std::os::fd::AsRawFd;
-        let all = types::CancelBuilder::fd(types::Fd(fd.as_raw_fd())).all();
-        let entry = opcode::AsyncCancel2::new(all).build().user_data(CANCEL_BY_DRIVER);
-        // SAFETY: the entry names no memory.
-        unsafe { self.ring.push(entry) };
-    }
-
-    fn handle_cqe(&mut self, cqe: Cqe) {
-        if cqe.user_data & OWN == 0 {
-            return self.land(Key(cqe.user_data), cqe);
-        }
-        match cqe.user_data {
-            EVENT if !self.closing => self.listen_for_event(),
-            EVENT => self.event_armed = false,
-            WOKEN | CANCEL_BY_DRIVER => {}
-            failed => {
-                // The peer's ring did not take the message (out of memory, or it is going): the other way.
-                if let Some(peer) = self.peers.get((failed & !WAKE) as usize) {
-                    peer.signal();
-                }
-            }
-        }
-    }
-
-    /// A completion of a flight.
-    fn land(&mut self, key: Key, cqe: Cqe) {
-        let Some(flight) = self.flights.get_mut(key) else {
-            debug_assert!(false, "a completion without its flight");
-            return;
-        };
-        let result = usize::try_from(cqe.result).map_err(|_| Errno(-cqe.result));
-        match &mut flight.op {
-            Pending::Accept { .. } => self.land_accept(key, cqe),
-            Pending::Receive { .. } => self.land_receive(key, cqe),
-            Pending::Connect { .. } | Pending::Open { .. } => self.land_opened(key, result),
-            Pending::Send(sending) => match result {
-                Ok(sent) => {
-                    sending.advance(sent);
-                    match sending.is_done() {
-                        true => {
-                            let total = sending.total;
-                            self.finish(key, Ok(total));
-                        }
-                        false if sent == 0 => self.finish(key, Err(Errno::IO)),
-                        false => self.relaunch(key),
-                    }
-                }
-                Err(errno) => self.retry_or_finish(key, errno),
-            },
-            Pending::Read { len, done, .. } => match result {
-                Ok(moved) => match advance(done, *len, moved) {
-                    Progress::Continue => self.relaunch(key),
-                    Progress::End => {
-                        let done = *done;
-                        self.finish(key, Ok(done));
-                    }
-                },
-                Err(errno) => self.retry_or_finish(key, errno),
-            },
-            Pending::Write { data, done, .. } => match result {
-                Ok(moved) => {
-                    let len = data.len();
-                    match advance(done, len, moved) {
-                        Progress::Continue => self.relaunch(key),
-                        Progress::End if *done == len => self.finish(key, Ok(len)),
-                        Progress::End => self.finish(key, Err(Errno::IO)),
-                    }
-                }
-                Err(errno) => self.retry_or_finish(key, errno),
-            },
-            Pending::Close { fd } => {
-                if cqe.result != -libc::ECANCELED {
-                    // The kernel has closed it, whatever else it says.
-                    let _ = fd.take().map(OwnedFd::into_raw_fd);
-                }
-                self.finish(key, result);
-            }
-            // It was there when it was asked for; its own completion tells what became of it.
-            Pending::Cancel { .. } => self.finish(key, Ok(0)),
-            // The peer was faster: both directions are closed.
-            Pending::Shutdown { .. } if result == Err(Errno(libc::ENOTCONN)) => self.finish(key, Ok(0)),
-            _ => self.finish(key, result),
-        }
-    }
-
-    /// An interrupted step is taken again, all other errors are final.
-    fn retry_or_finish(&mut self, key: Key, errno: Errno) {
-        match errno.0 {
-            libc::EINTR | libc::EAGAIN => self.relaunch(key),
-            _ => self.finish(key, Err(errno)),
-        }
-    }
-
-    fn land_accept(&mut self, key: Key, cqe: Cqe) {
-        if let Some(fd) = flight::fd_of(cqe.result) {
-            let peer = peer_of(fd);
-            // SAFETY: the kernel has just given us this descriptor; nothing else owns it.
-            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-            // With no place left the connection is dropped; the number of places exceeds any limit of files.
-            if let Ok(socket) = self.handles.insert(fd) {
-                let token = self.flights.token(key);
-                let payload = Payload::Accepted { socket, peer };
-                self.ready.push(Completion { token, result: Ok(0), more: true, payload });
-            }
-            if !cqueue::more(cqe.flags) {
-                self.relaunch(key);
-            }
-            return;
-        }
-        if cqueue::more(cqe.flags) {
-            return;
-        }
-        match -cqe.result {
-            // The connection was gone before it was taken; the listener is well.
-            libc::ECONNABORTED | libc::EPROTO | libc::EINTR | libc::EAGAIN => self.relaunch(key),
-            errno => self.finish(key, Err(Errno(errno))),
-        }
-    }
-
-    fn land_receive(&mut self, key: Key, cqe: Cqe) {
-        let more = cqueue::more(cqe.flags);
-        let piece = cqueue::buffer_select(cqe.flags).and_then(|id| {
-            let len = usize::try_from(cqe.result).unwrap_or(0);
-            self.receive.take(id, len, cqueue::buffer_more(cqe.flags))
-        });
-        match (cqe.result, piece) {
-            (1.., Some(piece)) => {
-                let token = self.flights.token(key);
-                let payload = Payload::Received(piece);
-                self.ready.push(Completion { token, result: Ok(cqe.result as usize), more: true, payload });
-                if !more {
-                    self.relaunch(key);
-                }
-            }
-            // Bytes without a buffer are lost to us: the stream is broken.
-            (1.., None) => self.finish_unless(more, key, Err(Errno::IO)),
-            (0, _) => self.finish_unless(more, key, Ok(0)),
-            (errno, _) => match -errno {
-                libc::ENOBUFS if !more => self.starved.push(key),
-                libc::EINTR | libc::EAGAIN if !more => self.relaunch(key),
-                errno => self.finish_unless(more, key, Err(Errno(errno))),
-            },
-        }
-    }
-
-    /// An end that the kernel does not call the last waits for the one that it does.
-    fn finish_unless(&mut self, more: bool, key: Key, result: Result<usize, Errno>) {
-        if !more {
-            self.finish(key, result);
-        }
-    }
-
-    /// The end of an op that opens: the file or socket gets its handle.
-    fn land_opened(&mut self, key: Key, result: Result<usize, Errno>) {
-        let Some((token, flight)) = self.flights.remove(key) else { return };
-        let outcome = match (flight.op, result) {
-            (Pending::Connect { socket, .. }, Ok(_)) => {
-                self.handles.insert(socket.into()).map(|socket| Payload::Connected { socket }).ok()
-            }
-            (Pending::Open { .. }, Ok(fd)) => {
-                // SAFETY: the kernel has just given us this descriptor; nothing else owns it.
-                let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-                self.handles.insert(fd).map(|file| Payload::Opened { file }).ok()
-            }
-            (_, result) => {
-                self.ready.push(Completion { token, result, more: false, payload: Payload::None });
-                return;
-            }
-        };
-        let (result, payload) = match outcome {
-            Some(payload) => (Ok(0), payload),
-            None => (Err(Errno(libc::EMFILE)), Payload::None),
-        };
-        self.ready.push(Completion { token, result, more: false, payload });
     }
 
     /// Receives that found no buffer try again once there is one; those that somebody ended, end.
@@ -649,6 +424,7 @@ impl Drop for UringIo {
             );
             return;
         }
+        self.fixed.unregister(self.ring.uring());
         // SAFETY: dropped once, here. No op is in flight, so the kernel writes none of this any more.
         unsafe {
             ManuallyDrop::drop(&mut self.flights);
@@ -656,12 +432,4 @@ impl Drop for UringIo {
             ManuallyDrop::drop(&mut self.event_count);
         }
     }
-}
-
-fn c_path(path: PathBuf) -> Result<CString, Errno> {
-    CString::new(path.into_os_string().into_vec()).map_err(|_| Errno(libc::EINVAL))
-}
-
-fn errno_of(error: &io::Error) -> Errno {
-    Errno(error.raw_os_error().unwrap_or(libc::EIO))
 }

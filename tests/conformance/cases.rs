@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use ringlog::io::buffer::{AlignedBuf, Received, Slice};
+use ringlog::io::buffer::{AlignedBuf, BufferPool, Received, Slice};
 use ringlog::io::{BLOCK_BYTES, Completion, Errno, Handle, Io, Op, OpenMode, Part, Payload, Token};
 
 /// What a case asks of the test around it.
@@ -57,6 +57,7 @@ pub fn all<I: Io>() -> Vec<(&'static str, Case<I>)> {
         directories_are_made_listed_and_removed
         a_directory_is_synced
         many_writes_in_flight
+        buffers_of_a_pool_are_written_and_read
         a_lock_is_exclusive
         block_on_keeps_other_completions
     }
@@ -723,6 +724,33 @@ fn many_writes_in_flight<I: Io>(io: &mut I, env: &mut dyn Env) {
         let Payload::Buffer(buf) = completion.payload else { panic!("no buffer") };
         assert!(completion.result == Ok(64 << 10) && *buf == *pattern(64 << 10, at as u32));
     }
+}
+
+fn buffers_of_a_pool_are_written_and_read<I: Io>(io: &mut I, env: &mut dyn Env) {
+    let mut io = Driver::new(io);
+    let file = io.open(env.dir().join("file"), DIRECT);
+    // Two pools, as two shards have; the sizes mix small and large, odd starts, and one larger than the rest together.
+    let pools = [BufferPool::new(12 << 20), BufferPool::new(24 << 20)];
+    let mut offset = 0;
+    let mut written = Vec::new();
+    for (at, len) in [4096, 1 << 20, 8192, 300 << 10, 4096, 16 << 20].into_iter().enumerate() {
+        let Some(mut buf) = pools[at % 2].allocate(len + BLOCK_BYTES) else { panic!("within the budget") };
+        let bytes = pattern(len + BLOCK_BYTES, at as u32);
+        buf.copy_from_slice(&bytes);
+        let data = buf.freeze().slice(BLOCK_BYTES, len);
+        written.push((io.submit(Op::Write { file, offset, data, sync: at == 1 }), offset, bytes));
+        offset += len as u64;
+    }
+    for (write, offset, bytes) in written {
+        let bytes = &bytes[BLOCK_BYTES..];
+        assert_eq!(io.next(write).result, Ok(bytes.len()));
+        let buf = pools[1].allocate(bytes.len()).unwrap();
+        let completion = io.run(Op::Read { file, offset, buf, len: bytes.len() });
+        let Payload::Buffer(buf) = completion.payload else { panic!("no buffer") };
+        assert_eq!(completion.result, Ok(bytes.len()));
+        assert!(*buf == *bytes);
+    }
+    assert!(pools.iter().all(|pool| pool.used_bytes() == 0), "all came home");
 }
 
 fn a_lock_is_exclusive<I: Io>(io: &mut I, env: &mut dyn Env) {

@@ -35,8 +35,8 @@ pub(super) enum Pending {
     Send(Sending),
     Shutdown { socket: Handle },
     Open { path: CString, mode: OpenMode },
-    Read { file: Handle, offset: u64, buf: AlignedBuf, len: usize, done: usize },
-    Write { file: Handle, offset: u64, data: Slice, sync: bool, done: usize },
+    Read { transfer: Transfer, buf: AlignedBuf },
+    Write { transfer: Transfer, data: Slice, sync: bool },
     Sync { file: Handle, data_only: bool },
     Truncate { file: Handle, len: u64 },
     Allocate { file: Handle, offset: u64, len: u64 },
@@ -80,8 +80,8 @@ impl Flight {
             | Pending::Receive { socket: handle }
             | Pending::Send(Sending { socket: handle, .. })
             | Pending::Shutdown { socket: handle }
-            | Pending::Read { file: handle, .. }
-            | Pending::Write { file: handle, .. }
+            | Pending::Read { transfer: Transfer { file: handle, .. }, .. }
+            | Pending::Write { transfer: Transfer { file: handle, .. }, .. }
             | Pending::Sync { file: handle, .. }
             | Pending::Truncate { file: handle, .. }
             | Pending::Allocate { file: handle, .. } => Some(*handle),
@@ -108,16 +108,24 @@ impl Flight {
             Pending::Open { path, mode } => {
                 opcode::OpenAt::new(here, path.as_ptr()).flags(mode.flags()).mode(0o644).build()
             }
-            Pending::Read { offset, buf, len, done, .. } => {
-                let step = Step::next(*offset, *done, *len);
-                let memory = buf[step.start..].as_mut_ptr();
-                opcode::Read::new(fd, memory, step.len).offset(step.offset).build()
+            Pending::Read { transfer, buf } => {
+                let Step { start, offset, len } = transfer.step();
+                let memory = buf[start..].as_mut_ptr();
+                match transfer.place {
+                    Some(place) => opcode::ReadFixed::new(fd, memory, len, place).offset(offset).build(),
+                    None => opcode::Read::new(fd, memory, len).offset(offset).build(),
+                }
             }
-            Pending::Write { offset, data, sync, done, .. } => {
-                let step = Step::next(*offset, *done, data.len());
+            Pending::Write { transfer, data, sync } => {
+                let Step { start, offset, len } = transfer.step();
                 let flags = if *sync { libc::RWF_DSYNC } else { 0 };
-                let memory = data[step.start..].as_ptr();
-                opcode::Write::new(fd, memory, step.len).offset(step.offset).rw_flags(flags).build()
+                let memory = data[start..].as_ptr();
+                match transfer.place {
+                    Some(place) => {
+                        opcode::WriteFixed::new(fd, memory, len, place).offset(offset).rw_flags(flags).build()
+                    }
+                    None => opcode::Write::new(fd, memory, len).offset(offset).rw_flags(flags).build(),
+                }
             }
             Pending::Sync { data_only, .. } => {
                 let flags = if *data_only { types::FsyncFlags::DATASYNC } else { types::FsyncFlags::empty() };
@@ -153,38 +161,57 @@ impl Flight {
     }
 }
 
-/// The next piece of a read or write. It starts at a block again, as direct I/O must, so a piece after a short one may
-/// move a part of a block twice.
+/// A read or write under way.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    pub file: Handle,
+    pub offset: u64,
+    pub len: usize,
+    pub done: usize,
+    /// Where the buffer's memory is registered.
+    pub place: Option<u16>,
+}
+
+/// The next piece of a transfer.
 struct Step {
     start: usize,
     offset: u64,
     len: u32,
 }
 
-impl Step {
-    fn next(offset: u64, done: usize, len: usize) -> Step {
-        let start = done / BLOCK_BYTES * BLOCK_BYTES;
-        Step { start, offset: offset + start as u64, len: (len - start).min(TRANSFER_BYTES_MAX) as u32 }
-    }
-}
-
-/// What became of a step of a read or write.
+/// What became of a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// `done` grew and is not all yet.
     Continue,
-    /// Nothing is left, or (reading) the file ends here.
+    /// Nothing is left, or it gets no further (reading: the file ends here).
     End,
 }
 
-/// Counts the `moved` bytes of the step that began at the block of `done`.
-pub(super) fn advance(done: &mut usize, len: usize, moved: usize) -> Progress {
-    let reached = (*done / BLOCK_BYTES * BLOCK_BYTES + moved).min(len);
-    if reached <= *done {
-        return Progress::End;
+impl Transfer {
+    /// It starts at a block again, as direct I/O must, so a step after a short one may move a part of a block twice.
+    fn step(&self) -> Step {
+        let start = self.block();
+        Step {
+            start,
+            offset: self.offset.saturating_add(start as u64),
+            len: (self.len - start).min(TRANSFER_BYTES_MAX) as u32,
+        }
     }
-    *done = reached;
-    if reached == len { Progress::End } else { Progress::Continue }
+
+    /// Counts the `moved` bytes of a step.
+    pub fn advance(&mut self, moved: usize) -> Progress {
+        let reached = self.block().saturating_add(moved).min(self.len);
+        if reached <= self.done {
+            return Progress::End;
+        }
+        self.done = reached;
+        if reached == self.len { Progress::End } else { Progress::Continue }
+    }
+
+    fn block(&self) -> usize {
+        self.done / BLOCK_BYTES * BLOCK_BYTES
+    }
 }
 
 impl Sending {
@@ -330,26 +357,27 @@ mod tests {
         assert_eq!(vectors(&mut sending).len(), 3000 - 2048);
     }
 
+    fn transfer(len: usize) -> Transfer {
+        Transfer { file: Handle(0), offset: 1 << 20, len, done: 0, place: None }
+    }
+
     #[test]
     fn a_short_transfer_goes_on_at_its_block() {
-        let mut done = 0;
-        assert_eq!(advance(&mut done, 20_000, 9_000), Progress::Continue);
-        assert_eq!(done, 9_000);
-        let step = Step::next(1 << 20, done, 20_000);
+        let mut transfer = transfer(20_000);
+        assert_eq!(transfer.advance(9_000), Progress::Continue);
+        assert_eq!(transfer.done, 9_000);
+        let step = transfer.step();
         assert_eq!((step.start, step.offset, step.len), (8192, (1 << 20) + 8192, 20_000 - 8192));
-        assert_eq!(advance(&mut done, 20_000, 20_000 - 8192), Progress::End);
-        assert_eq!(done, 20_000);
+        assert_eq!(transfer.advance(20_000 - 8192), Progress::End);
+        assert_eq!(transfer.done, 20_000);
     }
 
     #[test]
     fn a_transfer_that_gets_no_further_ends() {
-        let mut done = 9_000;
-        assert_eq!(
-            advance(&mut done, 20_000, 9_000 - 8192),
-            Progress::End,
-            "the same bytes of the block again"
-        );
-        assert_eq!(advance(&mut done, 20_000, 0), Progress::End);
-        assert_eq!(done, 9_000);
+        let mut transfer = transfer(20_000);
+        assert_eq!(transfer.advance(9_000), Progress::Continue);
+        assert_eq!(transfer.advance(9_000 - 8192), Progress::End, "the same bytes of the block again");
+        assert_eq!(transfer.advance(0), Progress::End);
+        assert_eq!(transfer.done, 9_000);
     }
 }
