@@ -1,6 +1,150 @@
 //! The simulation: the broker's parts on virtual time, a simulated disk and a simulated network, from one seed.
+//!
+//! `cargo test` runs a few seeds of each part and the seeds that once failed, one of them twice to compare the traces.
+//! `cargo test --release --test simulation -- --seed 7` repeats one; `--seeds 10000 --start 5` runs many, `--minutes 10`
+//! goes on for that long, `--only storage` keeps to one part, `--jobs 2` uses two threads.
 
 #[path = "simulation/sim_io.rs"]
 mod sim_io;
 
-fn main() {}
+#[path = "simulation/log_model.rs"]
+mod log_model;
+#[path = "simulation/storage_sim.rs"]
+mod storage_sim;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A part of the broker that runs under simulation.
+struct Part {
+    name: &'static str,
+    run: fn(u64) -> Result<Outcome, String>,
+    /// Seeds of a plain `cargo test`.
+    seeds: u64,
+    /// Seeds that once failed.
+    regressions: &'static [u64],
+}
+
+struct Outcome {
+    hash: u64,
+    summary: String,
+}
+
+const PARTS: &[Part] = &[Part { name: "storage", run: storage, seeds: 60, regressions: &[] }];
+
+fn storage(seed: u64) -> Result<Outcome, String> {
+    storage_sim::run(seed).map(|(hash, counts)| Outcome { hash, summary: format!("{counts:?}") })
+}
+
+#[derive(Debug)]
+struct Arguments {
+    seed: Option<u64>,
+    seeds: Option<u64>,
+    start: u64,
+    minutes: Option<u64>,
+    jobs: u64,
+    only: Option<String>,
+}
+
+/// What is not understood is left to the other test binaries, which `cargo test` gives the same arguments.
+fn arguments() -> Arguments {
+    let mut parsed = Arguments { seed: None, seeds: None, start: 0, minutes: None, jobs: 1, only: None };
+    let mut words = std::env::args().skip(1);
+    while let Some(word) = words.next() {
+        let mut number = || words.next().and_then(|text| text.parse::<u64>().ok());
+        match word.as_str() {
+            "--seed" => parsed.seed = number(),
+            "--seeds" => parsed.seeds = number(),
+            "--start" => parsed.start = number().unwrap_or(0),
+            "--minutes" => parsed.minutes = number(),
+            "--jobs" => parsed.jobs = number().unwrap_or(1).max(1),
+            "--only" => parsed.only = words.next(),
+            _ => {}
+        }
+    }
+    parsed
+}
+
+fn main() -> ExitCode {
+    let arguments = arguments();
+    let chosen = |part: &&Part| arguments.only.as_deref().is_none_or(|only| only == part.name);
+    let parts: Vec<&Part> = PARTS.iter().filter(chosen).collect();
+    if std::env::args().any(|word| word == "--list") {
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = false;
+    for part in parts {
+        failed |= match (arguments.seed, arguments.seeds.is_some() || arguments.minutes.is_some()) {
+            (Some(seed), _) => !twice(part, seed, true),
+            (None, true) => !many(part, &arguments),
+            (None, false) => !few(part),
+        };
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The run of a plain `cargo test`.
+fn few(part: &Part) -> bool {
+    let known = part.regressions.iter().copied();
+    let fine = known.chain(0..part.seeds).all(|seed| once(part, seed).is_some());
+    fine && twice(part, 0, true)
+}
+
+/// One seed two times: the same seed must do the same.
+fn twice(part: &Part, seed: u64, tell: bool) -> bool {
+    let (Some(first), Some(second)) = (once(part, seed), once(part, seed)) else { return false };
+    if first.hash != second.hash {
+        println!("{} seed {seed}: two runs differ, {:016x} and {:016x}", part.name, first.hash, second.hash);
+        return false;
+    }
+    if tell {
+        println!("{} seed {seed}: trace {:016x} {}", part.name, first.hash, first.summary);
+    }
+    true
+}
+
+fn many(part: &Part, arguments: &Arguments) -> bool {
+    let begun = Instant::now();
+    let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    let end = arguments.seeds.map_or(u64::MAX, |seeds| arguments.start + seeds);
+    let next = AtomicU64::new(arguments.start);
+    let failed = AtomicBool::new(false);
+    let hashes = AtomicU64::new(0);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let late = limit.is_some_and(|limit| begun.elapsed() >= limit);
+            if seed >= end || late || failed.load(Ordering::Relaxed) {
+                return;
+            }
+            match once(part, seed) {
+                Some(outcome) => {
+                    _ = hashes.fetch_xor(outcome.hash.rotate_left(seed as u32), Ordering::Relaxed)
+                }
+                None => failed.store(true, Ordering::Relaxed),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..arguments.jobs).for_each(|_| _ = scope.spawn(work));
+    });
+    let done = next.load(Ordering::Relaxed).min(end) - arguments.start;
+    let (seconds, trace) = (begun.elapsed().as_secs_f64(), hashes.load(Ordering::Relaxed));
+    println!("{}: {done} seeds from {} in {seconds:.1} s, traces {trace:016x}", part.name, arguments.start);
+    !failed.load(Ordering::Relaxed)
+}
+
+fn once(part: &Part, seed: u64) -> Option<Outcome> {
+    let error = match catch_unwind(AssertUnwindSafe(|| (part.run)(seed))) {
+        Ok(Ok(outcome)) => return Some(outcome),
+        Ok(Err(error)) => error,
+        Err(_) => "panicked".to_string(),
+    };
+    let git = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    let commit = git.map(|out| String::from_utf8_lossy(&out.stdout).trim().to_string()).unwrap_or_default();
+    println!("{} seed {seed} failed at {commit}: {error}", part.name);
+    println!("repeat: cargo test --release --test simulation -- --only {} --seed {seed}", part.name);
+    None
+}

@@ -32,6 +32,8 @@ pub struct World {
     pub cooperative: bool,
     pub disks: Vec<Disk>,
     pub net: Net,
+    /// Disk ops until the machine hangs: from then on each fails, and lands or does not as if it were in flight.
+    pub hang_after_ops: Option<u64>,
     options: SimOptions,
     drivers: Vec<Driver>,
     events: BinaryHeap<Reverse<Timed>>,
@@ -146,6 +148,7 @@ impl World {
             cooperative: false,
             disks: vec![Disk::new(Path::new("/"))],
             net: Net::new(options.net.clone()),
+            hang_after_ops: None,
             options,
             drivers: Vec::new(),
             events: BinaryHeap::new(),
@@ -446,6 +449,9 @@ impl World {
 
     pub fn list_dir(&mut self, path: &Path) -> Result<Vec<DirEntry>, Errno> {
         let disk = self.disk_of(path);
+        if self.hang_after_ops == Some(0) {
+            return Err(Errno::IO);
+        }
         match self.disks[disk].fault(Action::List, path, &mut self.rng) {
             Some(error) => Err(error),
             None => self.disks[disk].list(path),
@@ -505,6 +511,10 @@ impl World {
         else {
             return;
         };
+        if self.hangs() {
+            let payload = self.abandon_disk_op(op, file);
+            return self.complete(driver, token, Err(Errno::IO), payload);
+        }
         let (result, payload) = match op {
             Op::Open { path, mode } => match self.open(driver, &path, mode) {
                 Ok(file) => (Ok(0), Payload::Opened { file }),
@@ -527,6 +537,17 @@ impl World {
             op => (self.change_names(op), Payload::None),
         };
         self.complete(driver, token, result, payload);
+    }
+
+    fn hangs(&mut self) -> bool {
+        match &mut self.hang_after_ops {
+            None => false,
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+        }
     }
 
     fn open(&mut self, driver: usize, path: &Path, mode: OpenMode) -> Result<Handle, Errno> {
@@ -617,8 +638,8 @@ impl World {
         result.map(|()| 0)
     }
 
-    /// What an op in flight leaves when its process ends.
-    fn abandon_disk_op(&mut self, op: Op, file: Option<Resource>) {
+    /// What an op in flight leaves when its process ends. Gives its buffer back.
+    fn abandon_disk_op(&mut self, op: Op, file: Option<Resource>) -> Payload {
         match (op, file) {
             (Op::Write { offset, data, .. }, Some(Resource::File { disk, node, mode, .. })) if mode.write => {
                 self.disks[disk].write_torn(node, offset, &data, &mut self.rng);
@@ -642,8 +663,10 @@ impl World {
             ) if self.rng.chance(0.5) => {
                 let _ = self.change_names(op);
             }
+            (Op::Read { buf, .. }, _) => return Payload::Buffer(buf),
             _ => {}
         }
+        Payload::None
     }
 
     // ---- ends of processes ----
@@ -651,6 +674,7 @@ impl World {
     pub fn crash(&mut self, drivers: &[usize], crash: Crash) {
         for &driver in drivers {
             if std::mem::take(&mut self.drivers[driver].alive) {
+                self.hang_after_ops = None;
                 self.end_process(driver, crash);
             }
         }
@@ -669,7 +693,9 @@ impl World {
         ended.look.clear();
         for op in ops.into_values() {
             match op.kind {
-                Kind::Disk { op, file, .. } => self.abandon_disk_op(op, file),
+                Kind::Disk { op, file, .. } => {
+                    self.abandon_disk_op(op, file);
+                }
                 Kind::Connect { socket } => self.close_socket(socket, true),
                 _ => {}
             }
