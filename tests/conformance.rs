@@ -1,13 +1,37 @@
-//! The conformance suite of `io` on the ring driver, with all features of this kernel and with none of the optional ones.
+//! The conformance suite of `io`: on the ring driver, with all features of this kernel and with none of the optional ones,
+//! and on the simulated one, with several seeds.
 
 #![allow(clippy::unwrap_used)]
 
 #[path = "conformance/cases.rs"]
 mod cases;
+#[path = "simulation/sim_io.rs"]
+mod sim_io;
 
 use std::path::PathBuf;
 
 use ringlog::io::uring::{UringIo, UringOptions};
+
+/// A directory of the simulated world.
+struct SimDisk;
+
+impl cases::Env for SimDisk {
+    fn dir(&self) -> PathBuf {
+        PathBuf::from("/disk/conformance")
+    }
+}
+
+fn simulate(name: &str) {
+    let (_, case) = cases::all::<sim_io::SimIo>().into_iter().find(|(known, _)| *known == name).unwrap();
+    for seed in 0..5 {
+        let mut options = sim_io::SimOptions::default();
+        options.net.split = [0.0, 0.3][seed as usize % 2];
+        options.net.receive_bytes = [2 << 20, 256 << 10][seed as usize / 2 % 2];
+        let mut io = sim_io::SimWorld::new(seed, options).driver();
+        io.world().create_dir_all(&cases::Env::dir(&SimDisk));
+        case(&mut io, &mut SimDisk);
+    }
+}
 
 struct Disk(tempfile::TempDir);
 
@@ -49,6 +73,9 @@ macro_rules! cases {
             $(#[test] fn $name() {
                 super::run(stringify!($name), UringOptions { spin_ns: 20_000, ..UringOptions::default() });
             })*
+        }
+        mod simulated {
+            $(#[test] fn $name() { super::simulate(stringify!($name)); })*
         }
         #[test]
         fn every_case_is_listed() {

@@ -18,8 +18,8 @@ pub struct NetOptions {
     /// The chance that a multishot receive ends with ENOBUFS.
     pub no_buffers: f64,
     pub socket_buffer_bytes: usize,
-    /// Received pieces that a driver may hold at once.
-    pub receive_buffers: usize,
+    /// Bytes of received pieces that a driver may hold before it takes no more.
+    pub receive_bytes: usize,
     pub backlog: usize,
 }
 
@@ -32,7 +32,7 @@ impl Default for NetOptions {
             reset: 0.0,
             no_buffers: 0.0,
             socket_buffer_bytes: 64 * 1024,
-            receive_buffers: 64,
+            receive_bytes: 2 << 20,
             backlog: 1024,
         }
     }
@@ -113,6 +113,11 @@ impl Socket {
             SocketState::Vanished => self.capacity_bytes.saturating_sub(self.flying_bytes),
             _ => usize::MAX, // the answer is a reset, not a full window
         }
+    }
+
+    /// Whether a close now would leave bytes unread, which makes it a reset.
+    pub fn has_unread(&self) -> bool {
+        !self.arrived.is_empty() || self.flying_bytes > 0
     }
 
     /// Whether a receive would end or yield.

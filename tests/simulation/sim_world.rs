@@ -49,8 +49,10 @@ struct Driver {
     woken: bool,
     wait_until_ns: u64,
     ops: BTreeMap<u64, InFlight>,
-    handles: Vec<Option<Resource>>,
-    /// Received pieces that the driver's user still holds.
+    handles: Vec<Slot>,
+    /// Sockets that wait for a receive buffer.
+    starved: Vec<SocketId>,
+    /// Bytes in received pieces that the driver's user still holds.
     held: Rc<Cell<usize>>,
 }
 
@@ -67,6 +69,15 @@ enum Resource {
     Listener(usize),
     File { disk: usize, node: NodeId, mode: OpenMode, path: Rc<Path> },
 }
+
+/// A handle's place; its generation tells a stale handle from its successor.
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    resource: Option<Resource>,
+}
+
+const SLOT_BITS: u32 = 16;
 
 struct InFlight {
     token: Token,
@@ -134,7 +145,7 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.held.set(self.held.get() - 1);
+        self.held.set(self.held.get() - self.bytes.len());
     }
 }
 
@@ -167,6 +178,7 @@ impl World {
             wait_until_ns: 0,
             ops: BTreeMap::new(),
             handles: Vec::new(),
+            starved: Vec::new(),
             held: Rc::new(Cell::new(0)),
         });
         self.drivers.len() - 1
@@ -219,7 +231,9 @@ impl World {
 
     pub fn runnable(&mut self, driver: usize) -> bool {
         let d = &self.drivers[driver];
-        d.alive && (d.woken || !d.ready.is_empty() || !d.look.is_empty() || d.wait_until_ns <= self.now_ns)
+        let fed = !d.starved.is_empty() && d.held.get() < self.options.net.receive_bytes;
+        let there = d.woken || !d.ready.is_empty() || !d.look.is_empty();
+        d.alive && (there || fed || d.wait_until_ns <= self.now_ns)
     }
 
     pub fn advance(&mut self, limit_ns: u64) -> bool {
@@ -267,14 +281,24 @@ impl World {
         }
     }
 
-    pub fn quiet(&self, driver: usize) -> bool {
-        self.drivers[driver].ops.is_empty() && self.drivers[driver].ready.is_empty()
+    /// Takes the completion of a blocking op; the others stay for the next turn.
+    pub fn take_completion(&mut self, driver: usize, token: Token) -> Option<Completion> {
+        let ready = &mut self.drivers[driver].ready;
+        let at = ready.iter().position(|completion| completion.token == token)?;
+        let completion = ready.remove(at)?;
+        self.trace(driver, &completion);
+        Some(completion)
     }
 
     /// Hands over what is there for `driver`; false when nothing was and nobody woke it.
     pub fn collect(&mut self, driver: usize, out: &mut Vec<Completion>) -> bool {
         let before = out.len();
         let woken = std::mem::take(&mut self.drivers[driver].woken);
+        if self.drivers[driver].held.get() < self.options.net.receive_bytes {
+            for socket in std::mem::take(&mut self.drivers[driver].starved) {
+                self.notify(socket);
+            }
+        }
         for _ in 0..self.drivers[driver].look.len() {
             match self.drivers[driver].look.pop_front() {
                 Some(Look::Socket(socket)) => self.receive_pieces(driver, socket),
@@ -324,17 +348,18 @@ impl World {
 
     fn add_handle(&mut self, driver: usize, resource: Resource) -> Handle {
         let handles = &mut self.drivers[driver].handles;
-        let at = handles.iter().position(Option::is_none).unwrap_or_else(|| {
-            handles.push(None);
+        let at = handles.iter().position(|slot| slot.resource.is_none()).unwrap_or_else(|| {
+            handles.push(Slot::default());
             handles.len() - 1
         });
-        handles[at] = Some(resource);
-        Handle(at as u32)
+        handles[at].resource = Some(resource);
+        Handle(handles[at].generation << SLOT_BITS | at as u32)
     }
 
     fn resource(&self, driver: usize, handle: Handle) -> Result<Resource, Errno> {
-        let resource = self.drivers[driver].handles.get(handle.0 as usize).cloned().flatten();
-        resource.ok_or(Errno(libc::EBADF))
+        let slot = self.drivers[driver].handles.get((handle.0 & ((1 << SLOT_BITS) - 1)) as usize);
+        let slot = slot.filter(|slot| slot.generation == handle.0 >> SLOT_BITS);
+        slot.and_then(|slot| slot.resource.clone()).ok_or(Errno(libc::EBADF))
     }
 
     fn socket(&self, driver: usize, handle: Handle) -> Result<SocketId, Errno> {
@@ -383,7 +408,7 @@ impl World {
         let found = self.drivers[driver].ops.iter().find(|(_, op)| op.token == target).map(|(&id, _)| id);
         let result = match found {
             None => Err(Errno::NOT_FOUND),
-            Some(op) if self.is_disk_op(driver, op) => Err(Errno(libc::EALREADY)),
+            Some(op) if self.is_disk_op(driver, op) => Ok(0), // it completes as it would have
             Some(op) => {
                 self.end_net_op(driver, op, Err(Errno::CANCELED));
                 Ok(0)
@@ -423,14 +448,16 @@ impl World {
 
     fn close_handle(&mut self, driver: usize, handle: Handle) -> Result<usize, Errno> {
         let resource = self.resource(driver, handle)?;
-        self.drivers[driver].handles[handle.0 as usize] = None;
+        let slot = &mut self.drivers[driver].handles[(handle.0 & ((1 << SLOT_BITS) - 1)) as usize];
+        slot.resource = None;
+        slot.generation = (slot.generation + 1) & ((1 << (32 - SLOT_BITS)) - 1);
         match resource {
             Resource::Socket(socket) => {
                 let ops = (self.net.sockets[socket].receive, self.net.sockets[socket].send.map(|s| s.op));
                 for op in [ops.0, ops.1].into_iter().flatten() {
                     self.end_net_op(driver, op, Err(Errno::CANCELED));
                 }
-                let unread = !self.net.sockets[socket].arrived.is_empty();
+                let unread = self.net.sockets[socket].has_unread();
                 self.close_socket(socket, unread);
             }
             Resource::Listener(listener) => self.close_listener(driver, listener),
@@ -521,7 +548,10 @@ impl World {
                 Err(error) => (Err(error), Payload::None),
             },
             Op::Read { offset, mut buf, len, .. } => {
-                let result = self.read(file, offset, &mut buf[..len]);
+                let result = match buf.get_mut(..len) {
+                    Some(out) => self.read(file, offset, out),
+                    None => Err(Errno(libc::EINVAL)),
+                };
                 (result, Payload::Buffer(buf))
             }
             Op::Write { offset, data, sync, .. } => (self.write(file, offset, &data, sync), Payload::None),
@@ -530,6 +560,7 @@ impl World {
                 self.change_file(Action::Truncate, file, |disk, node| disk.truncate(node, len)),
                 Payload::None,
             ),
+            Op::Allocate { len: 0, .. } => (Err(Errno(libc::EINVAL)), Payload::None),
             Op::Allocate { offset, len, .. } => {
                 let allocate = |disk: &mut Disk, node| disk.allocate(node, offset, len);
                 (self.change_file(Action::Allocate, file, allocate), Payload::None)
@@ -700,13 +731,13 @@ impl World {
                 _ => {}
             }
         }
-        for resource in handles.into_iter().flatten() {
+        for resource in handles.into_iter().filter_map(|slot| slot.resource) {
             match resource {
                 Resource::File { disk, node, .. } => self.disks[disk].close(node),
                 Resource::Listener(listener) => self.close_listener(driver, listener),
                 Resource::Socket(socket) if crash == Crash::Power => self.vanish(socket),
                 Resource::Socket(socket) => {
-                    let unread = !self.net.sockets[socket].arrived.is_empty();
+                    let unread = self.net.sockets[socket].has_unread();
                     self.close_socket(socket, unread);
                 }
             }
@@ -727,10 +758,7 @@ impl World {
 fn check_alignment(op: &Op, file: Option<&Resource>) {
     let Some(Resource::File { mode, path, .. }) = file else { return };
     let (address, offset, len) = match op {
-        Op::Read { buf, offset, len, .. } => {
-            assert!(*len <= buf.len(), "a read of {len} bytes into a buffer of {}", buf.len());
-            (buf.as_ptr() as usize, *offset, *len)
-        }
+        Op::Read { buf, offset, len, .. } => (buf.as_ptr() as usize, *offset, *len),
         Op::Write { data, offset, .. } => (data.as_ptr() as usize, *offset, data.len()),
         _ => return,
     };
@@ -829,7 +857,10 @@ impl World {
     }
 
     fn new_caller(&mut self, driver: Option<usize>, capacity_bytes: usize, to: SocketAddr) -> SocketId {
-        let own = self.net.fresh_address(driver);
+        let mut own = self.net.fresh_address(driver);
+        if to.ip().is_loopback() {
+            own.set_ip(to.ip());
+        }
         self.net.sockets.push(Socket::new(driver, own, capacity_bytes));
         let socket = self.net.sockets.len() - 1;
         self.after(self.delay(), Event::Syn { socket, address: to });
@@ -953,13 +984,15 @@ impl World {
             return self.end_net_op(driver, op, Err(Errno::RESET));
         }
         while !self.net.sockets[socket].arrived.is_empty() {
-            let spent = self.drivers[driver].held.get() >= self.options.net.receive_buffers;
-            if spent || self.rng.chance(self.options.net.no_buffers) {
+            if self.drivers[driver].held.get() >= self.options.net.receive_bytes {
+                return self.drivers[driver].starved.push(socket);
+            }
+            if self.rng.chance(self.options.net.no_buffers) {
                 return self.end_net_op(driver, op, Err(Errno::NO_BUFFERS));
             }
             let bytes = self.take_piece(socket);
             let held = self.drivers[driver].held.clone();
-            held.set(held.get() + 1);
+            held.set(held.get() + bytes.len());
             let result = Ok(bytes.len());
             let payload = Payload::Received(Received::new(Rc::new(Piece { bytes, held })));
             self.drivers[driver].ready.push_back(Completion { token, result, more: true, payload });
