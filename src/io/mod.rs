@@ -25,6 +25,7 @@ pub mod clock;
 mod file;
 mod handles;
 mod mapping;
+pub mod preflight;
 pub mod socket;
 pub mod uring;
 

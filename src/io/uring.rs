@@ -17,6 +17,8 @@ mod land;
 mod receive;
 mod ring;
 mod start;
+#[cfg(test)]
+mod tests;
 mod wake;
 
 use std::fs::File;
@@ -148,6 +150,11 @@ impl UringIo {
 
     pub fn features(&self) -> &RingFeatures {
         self.ring.features()
+    }
+
+    /// What the product needs and this kernel has not; empty on Linux 6.0 and newer.
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.ring.missing()
     }
 
     /// Memory of the receive buffers.

@@ -65,6 +65,7 @@ pub(super) struct Cqe {
 pub(super) struct Ring {
     uring: IoUring,
     features: RingFeatures,
+    missing: Vec<&'static str>,
     /// Entries that found the queue full even after a submission; in order, before all later ones.
     backlog: VecDeque<squeue::Entry>,
 }
@@ -92,6 +93,26 @@ const NOTHING: RingFeatures = RingFeatures {
     registered_buffers: false,
 };
 
+const REQUIRED: [(u8, &str); 17] = [
+    (opcode::AcceptMulti::CODE, "IORING_OP_ACCEPT"),
+    (opcode::Connect::CODE, "IORING_OP_CONNECT"),
+    (opcode::RecvMulti::CODE, "IORING_OP_RECV"),
+    (opcode::Send::CODE, "IORING_OP_SEND"),
+    (opcode::SendMsg::CODE, "IORING_OP_SENDMSG"),
+    (opcode::Shutdown::CODE, "IORING_OP_SHUTDOWN"),
+    (opcode::OpenAt::CODE, "IORING_OP_OPENAT"),
+    (opcode::Close::CODE, "IORING_OP_CLOSE"),
+    (opcode::Read::CODE, "IORING_OP_READ"),
+    (opcode::Write::CODE, "IORING_OP_WRITE"),
+    (opcode::Fsync::CODE, "IORING_OP_FSYNC"),
+    (opcode::Fallocate::CODE, "IORING_OP_FALLOCATE"),
+    (opcode::RenameAt::CODE, "IORING_OP_RENAMEAT"),
+    (opcode::UnlinkAt::CODE, "IORING_OP_UNLINKAT"),
+    (opcode::MkDirAt::CODE, "IORING_OP_MKDIRAT"),
+    (opcode::AsyncCancel::CODE, "IORING_OP_ASYNC_CANCEL"),
+    (opcode::MsgRingData::CODE, "IORING_OP_MSG_RING"),
+];
+
 impl Ring {
     pub fn new(options: &UringOptions) -> io::Result<Ring> {
         let setups = if options.old_kernel { &SETUPS[3..] } else { &SETUPS[..] };
@@ -117,7 +138,21 @@ impl Ring {
             truncate: probe.is_supported(opcode::Ftruncate::CODE) && !options.old_kernel,
             ..setup
         };
-        Ok(Ring { uring, features, backlog: VecDeque::new() })
+        let mut missing: Vec<_> = REQUIRED
+            .into_iter()
+            .filter(|&(code, _)| !probe.is_supported(code))
+            .map(|(_, name)| name)
+            .collect();
+        if !features.single_issuer && !options.old_kernel {
+            // Of the same release (6.0), and not to be probed by itself.
+            missing.push("multishot receive");
+        }
+        Ok(Ring { uring, features, missing, backlog: VecDeque::new() })
+    }
+
+    /// The ops that nothing can stand in for.
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.missing.clone()
     }
 
     pub fn uring(&self) -> &IoUring {
