@@ -2,13 +2,17 @@
 //!
 //! [`validate`] looks at one partition's records of a produce request and changes nothing. The caller then copies the batch
 //! where it goes and lets [`ValidatedBatch::finish`] assign it there, or, where [`ValidatedBatch::rewrite`] is set (the
-//! topic has a codec of its own, or the producer numbered compressed records with gaps), has [`rewrite`] write the new batch.
+//! topic has a codec of its own, or the producer numbered its records with gaps), has [`rewrite`] write the new batch.
 //!
 //! Every record is walked, because the count, the timestamps and on compacted topics the keys must be known true;
 //! compressed ones chunk by chunk, keys and values skipped. Nothing is allocated but for a rejection.
 //!
-//! Where it differs from Kafka: compressed records must fill the length they declare (Kafka trusts it), unpack to no more
-//! than `decompressed_bytes_max`, and no more than [`RECORD_ERRORS_MAX`] faulty records are named.
+//! Where it differs from Kafka, as the cases in `tests/record` show one by one:
+//! - A failure Kafka did not foresee and answers with UNKNOWN_SERVER_ERROR (data that cannot be unpacked, inner offsets of
+//!   a compressed batch with gaps) is INVALID_RECORD, an unknown codec UNSUPPORTED_COMPRESSION_TYPE.
+//! - Compressed records must fill the length they declare; Kafka stores them and consumers fail.
+//! - Uncompressed records with gaps in their offsets are numbered anew; Kafka stores the wrong offsets.
+//! - A batch may unpack to `decompressed_bytes_max` at most; no more than [`RECORD_ERRORS_MAX`] faulty records are named.
 
 use thiserror::Error;
 
@@ -160,8 +164,10 @@ pub fn validate(
         TimestampType::LogAppendTime => (now_ms, header.last_offset_delta),
     };
     let target = rules.compression.unwrap_or((codec, CompressionLevel::default()));
-    // Kafka looks at the inner offsets of a batch only where compression is involved.
-    let renumber = walk.gaps && (codec, target.0) != (Codec::None, Codec::None);
+    let renumber = walk.gaps;
+    if renumber && codec != Codec::None && target.0 == codec {
+        return Err(invalid("The offsets of the records in a compressed batch are not consecutive"));
+    }
     let rewrite = (target.0 != codec || renumber).then_some(target);
     let size = batch.bytes().len();
     if rewrite.is_none() {
@@ -296,7 +302,7 @@ fn check_batch(batch: &RecordBatch<'_>, rules: &Rules) -> Result<Codec, Rejectio
         Rejection::new(ProduceError::CorruptMessage, format!("Record is corrupt: {error}"))
     })?;
     let Some(codec) = header.codec() else {
-        return Err(Rejection::new(ProduceError::UnknownServerError, "Unknown compression type id"));
+        return Err(Rejection::new(ProduceError::UnsupportedCompressionType, "Unknown compression type id"));
     };
     let count = header.records_count;
     if header.last_offset_delta < 0 {
