@@ -2,19 +2,33 @@
 //!
 //! No I/O, no clock, no random source: requests, completed appends, loaded records and the time come in as arguments,
 //! [`Effect`]s go out. The shard routes each request to the coordinator whose `__consumer_offsets` partition the group
-//! hashes to ([`partition_for`], [`routing`]), appends what the coordinator asks for, and reports every append back, in
+//! hashes to ([`partition_for`]), appends what the coordinator asks for, and reports every append back, in
 //! order for each partition. Invariants: whatever is answered has been appended before; what a replay of the partition's
 //! records rebuilds is what was live, but for rebalances under way; every request is answered exactly once; memory is
 //! bounded by [`GroupLimits`].
 //!
-//! Groups of the newer protocol (KIP-848) and transactional commits have their places: `group::Group` holds one protocol
+//! Groups of the newer protocol (KIP-848) and transactional commits have their places: `entry::Group` holds one protocol
 //! beside the offsets, and `offsets::Offsets` keeps the record offset of every commit to settle their order.
 
 use std::sync::Arc;
 
 use crate::protocol::{ApiKey, Uuid};
 
-mod coordinator; // the partitions, and what happens to a request
+mod appends; // what is on its way into the log, and who waits for it
+mod classic; // a classic group: members, state, protocols
+mod cleanup; // expiry and deletion
+mod coordinator; // the partitions, and the way of a request
+mod entry; // a group: its protocol and its offsets
+mod handlers; // one file an API
+mod loading; // records back into groups
+mod member;
+mod offsets; // the committed offsets of a group
+mod rebalance; // from state to state
+mod records; // groups and offsets as records
+#[cfg(test)]
+mod tests;
+mod timers;
+mod turn; // what one call hands down
 
 pub use coordinator::GroupCoordinator;
 
@@ -160,27 +174,4 @@ pub fn partition_for(group_id: &str, partitions: i32) -> i32 {
 /// Java's `String.hashCode`, over UTF-16 units.
 fn java_hash(text: &str) -> i32 {
     text.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn partitions_are_kafkas() {
-        // Taken from a running JVM: the hash, and the partition of 50.
-        for (group, hash, partition) in [
-            ("", 0, 0),
-            ("range", 108_280_125, 25),
-            ("roundrobin", -128_548_644, 44),
-            ("console-consumer-12345", 158_455_506, 6),
-            ("grüße", 98_768_023, 23),
-            ("polygenelubricants", i32::MIN, 0),
-            ("my-group", -1_906_497_762, 12),
-            ("😀", 1_772_899, 49),
-        ] {
-            assert_eq!(java_hash(group), hash, "{group}");
-            assert_eq!(partition_for(group, 50), partition, "{group}");
-        }
-    }
 }

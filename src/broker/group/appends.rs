@@ -1,0 +1,245 @@
+//! Appends under way: what each becomes once it is in the log, or not, and the answers that wait for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::protocol::messages::delete_groups_response::DeleteGroupsResponse;
+use crate::protocol::messages::leave_group_response::LeaveGroupResponse;
+use crate::protocol::messages::offset_delete_response::OffsetDeleteResponse;
+use crate::protocol::{ErrorCode, Message};
+
+use super::handlers::{OffsetCommitAnswer, OffsetFetchAnswer};
+use super::member::{MemberProtocol, Waiting};
+use super::{AppendId, Effect};
+
+/// One append, from the effect to its report.
+#[derive(Debug)]
+pub struct Pending {
+    pub partition: i32,
+    /// Offsets set or deleted, with the record's place in the batch.
+    pub offsets: Vec<OffsetChange>,
+    /// Groups whose deletion ends the batch's records about them.
+    pub deleted_groups: Vec<Arc<str>>,
+    pub then: Then,
+    answers: Vec<AnswerId>,
+}
+
+impl Pending {
+    pub fn new(partition: i32, then: Then) -> Self {
+        Pending { partition, offsets: Vec::new(), deleted_groups: Vec::new(), then, answers: Vec::new() }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct OffsetChange {
+    pub group: Arc<str>,
+    pub topic: Arc<str>,
+    pub partition: i32,
+    /// The record's place in the batch.
+    pub index: i32,
+}
+
+/// What a group goes on with.
+#[derive(Debug)]
+pub enum Then {
+    Nothing,
+    /// The record of a group just created; a member may be waiting in it.
+    NewGroup {
+        group: Arc<str>,
+    },
+    /// The leader's assignment, member by member.
+    Assignment {
+        group: Arc<str>,
+        generation: i32,
+        assignments: BTreeMap<Arc<str>, Box<[u8]>>,
+    },
+    /// A static member came back under another id while the group stays as it is.
+    StaticMember {
+        group: Arc<str>,
+        undo: Box<StaticMemberUndo>,
+    },
+}
+
+/// The member as it was, in case its new id cannot be written.
+#[derive(Debug)]
+pub struct StaticMemberUndo {
+    pub instance_id: Arc<str>,
+    pub old_id: Arc<str>,
+    pub new_id: Arc<str>,
+    pub old_protocols: Vec<MemberProtocol>,
+    pub old_rebalance_timeout_ms: i32,
+    pub old_session_timeout_ms: i32,
+    pub leader_before: Option<Arc<str>>,
+    pub generation: i32,
+}
+
+/// An answer that waits for one or more appends.
+#[derive(Debug)]
+struct Answer {
+    waiting: Waiting,
+    response: Response,
+    appends_left: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AnswerId(u64);
+
+/// What is answered if all goes well; `fail` makes the other answer of it.
+#[derive(Debug)]
+pub enum Response {
+    OffsetCommit(OffsetCommitAnswer),
+    OffsetFetch(OffsetFetchAnswer),
+    LeaveGroup(LeaveGroupResponse<'static>),
+    DeleteGroups(DeleteGroupsResponse<'static>),
+    OffsetDelete(OffsetDeleteResponse<'static>),
+}
+
+impl Response {
+    fn fail(&mut self, deleted_groups: &[Arc<str>], append_error: ErrorCode) {
+        let error = coordinator_error(append_error).code();
+        match self {
+            Response::OffsetCommit(answer) => answer.fail(error),
+            Response::OffsetFetch(answer) => answer.fail(fetch_error(append_error).code()),
+            Response::LeaveGroup(response) => {
+                *response = LeaveGroupResponse { error_code: error, ..LeaveGroupResponse::default() };
+            }
+            Response::DeleteGroups(response) => {
+                let results = response.results.iter().map(|mut result| {
+                    if result.error_code == 0 && deleted_groups.iter().any(|id| **id == *result.group_id) {
+                        result.error_code = error;
+                    }
+                    result
+                });
+                response.results = results.collect();
+            }
+            Response::OffsetDelete(response) => {
+                *response = OffsetDeleteResponse { error_code: error, ..OffsetDeleteResponse::default() };
+            }
+        }
+    }
+
+    fn to_bytes(&self, version: i16) -> Vec<u8> {
+        match self {
+            Response::OffsetCommit(answer) => answer.to_bytes(version),
+            Response::OffsetFetch(answer) => answer.to_bytes(version),
+            Response::LeaveGroup(response) => response.to_bytes(version),
+            Response::DeleteGroups(response) => response.to_bytes(version),
+            Response::OffsetDelete(response) => response.to_bytes(version),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Appends {
+    pending: BTreeMap<AppendId, Pending>,
+    answers: BTreeMap<AnswerId, Answer>,
+    next_append: u64,
+    next_answer: u64,
+}
+
+impl Appends {
+    pub fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The id the next append gets.
+    pub fn next_id(&self) -> AppendId {
+        AppendId(self.next_append)
+    }
+
+    pub fn begin(&mut self, pending: Pending) -> AppendId {
+        let id = self.next_id();
+        self.next_append += 1;
+        self.pending.insert(id, pending);
+        id
+    }
+
+    pub fn take(&mut self, id: AppendId) -> Option<Pending> {
+        self.pending.remove(&id)
+    }
+
+    /// The last append under way for a partition.
+    pub fn last_of(&self, partition: i32) -> Option<AppendId> {
+        self.pending.iter().rev().find(|(_, pending)| pending.partition == partition).map(|(id, _)| *id)
+    }
+
+    /// Takes what is under way for a partition.
+    pub fn take_partition(&mut self, partition: i32) -> Vec<Pending> {
+        let of_partition =
+            |(id, pending): (&AppendId, &Pending)| (pending.partition == partition).then_some(*id);
+        let ids: Vec<_> = self.pending.iter().filter_map(of_partition).collect();
+        ids.into_iter().filter_map(|id| self.pending.remove(&id)).collect()
+    }
+
+    /// Answers once these appends are done; at once if there are none.
+    pub fn answer_after(
+        &mut self,
+        appends: &[AppendId],
+        waiting: Waiting,
+        response: Response,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = AnswerId(self.next_answer);
+        self.next_answer += 1;
+        let mut answer = Answer { waiting, response, appends_left: 0 };
+        for append in appends {
+            if let Some(pending) = self.pending.get_mut(append) {
+                pending.answers.push(id);
+                answer.appends_left += 1;
+            }
+        }
+        if answer.appends_left == 0 {
+            send(&answer, out);
+        } else {
+            self.answers.insert(id, answer);
+        }
+    }
+
+    /// An append is over: answers that wait for nothing else go out.
+    pub fn settle(&mut self, done: &Pending, error: Option<ErrorCode>, out: &mut Vec<Effect>) {
+        for id in &done.answers {
+            let Some(answer) = self.answers.get_mut(id) else { continue };
+            if let Some(error) = error {
+                answer.response.fail(&done.deleted_groups, error);
+            }
+            answer.appends_left -= 1;
+            if answer.appends_left == 0
+                && let Some(answer) = self.answers.remove(id)
+            {
+                send(&answer, out);
+            }
+        }
+    }
+
+    /// Nobody waits for this answer any more.
+    pub fn forget(&mut self, to: super::ReplyTo) {
+        self.answers.retain(|_, answer| answer.waiting.to != to);
+    }
+}
+
+fn send(answer: &Answer, out: &mut Vec<Effect>) {
+    let body = answer.response.to_bytes(answer.waiting.version);
+    out.push(Effect::Reply { to: answer.waiting.to, body });
+}
+
+/// How a failed append looks to a client of the coordinator.
+pub fn coordinator_error(error: ErrorCode) -> ErrorCode {
+    match error {
+        ErrorCode::UnknownTopicOrPartition | ErrorCode::NotEnoughReplicas | ErrorCode::RequestTimedOut => {
+            ErrorCode::CoordinatorNotAvailable
+        }
+        ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
+        ErrorCode::MessageTooLarge | ErrorCode::RecordListTooLarge | ErrorCode::InvalidFetchSize => {
+            ErrorCode::UnknownServerError
+        }
+        other => other,
+    }
+}
+
+/// Consumers know fewer errors in the answer to OffsetFetch.
+fn fetch_error(error: ErrorCode) -> ErrorCode {
+    match coordinator_error(error) {
+        ErrorCode::CoordinatorNotAvailable => ErrorCode::NotCoordinator,
+        other => other,
+    }
+}

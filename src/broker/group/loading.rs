@@ -1,0 +1,147 @@
+//! Rebuilds a partition's groups from its records, in the order of the log.
+//!
+//! Records that cannot be read are counted and left alone. Commits within a transaction count once its commit marker is
+//! read, and in the place of their own records.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::record::{Decompressor, RecordBatch, batches};
+
+use super::coordinator::Partition;
+use super::entry::Group;
+use super::offsets::CommittedOffset;
+use super::records::{GroupRecord, classic_group, committed_offset};
+
+/// The most a compressed batch may unpack to.
+const UNPACKED_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Types of the markers that end a transaction: the second number of a control record's key.
+const ABORT_MARKER: i16 = 0;
+const COMMIT_MARKER: i16 = 1;
+
+/// Offsets committed in transactions that are still open, by producer id.
+#[derive(Debug, Default)]
+pub struct Transactions {
+    open: BTreeMap<i64, BTreeMap<OffsetKey, CommittedOffset>>,
+}
+
+/// Group, topic, partition.
+type OffsetKey = (Arc<str>, Arc<str>, i32);
+
+impl Transactions {
+    pub fn holds(&self, group: &Arc<str>) -> bool {
+        self.open.values().any(|offsets| offsets.keys().any(|(id, _, _)| id == group))
+    }
+}
+
+/// What loading needs to keep from batch to batch.
+#[derive(Default)]
+pub struct Loader {
+    decompressor: Decompressor,
+    scratch: Vec<u8>,
+    /// Records and batches that could not be read.
+    pub unreadable: u64,
+}
+
+impl Loader {
+    pub fn load(&mut self, partition: &mut Partition, bytes: &[u8], wall_ms: i64) {
+        for batch in batches(bytes) {
+            match batch {
+                Ok(batch) => self.load_batch(partition, &batch, wall_ms),
+                Err(_) => self.unreadable += 1,
+            }
+        }
+    }
+
+    fn load_batch(&mut self, partition: &mut Partition, batch: &RecordBatch<'_>, wall_ms: i64) {
+        let header = *batch.header();
+        let Ok(records) = batch.records(&mut self.decompressor, &mut self.scratch, UNPACKED_BYTES_MAX) else {
+            self.unreadable += 1;
+            return;
+        };
+        for record in records {
+            let Ok(record) = record else {
+                self.unreadable += 1;
+                return;
+            };
+            let offset = record.offset(&header);
+            if header.is_control() {
+                end_transaction(partition, header.producer_id, record.key);
+            } else if let Some(parsed) = GroupRecord::parse(record.key, record.value) {
+                let producer_id = header.is_transactional().then_some(header.producer_id);
+                replay(partition, parsed, offset, producer_id, wall_ms);
+            } else {
+                self.unreadable += 1;
+            }
+        }
+    }
+}
+
+/// Applies one record.
+fn replay(
+    partition: &mut Partition,
+    record: GroupRecord<'_>,
+    offset: i64,
+    producer_id: Option<i64>,
+    wall_ms: i64,
+) {
+    match record {
+        GroupRecord::Other => {}
+        GroupRecord::Offset { key, value } => {
+            let value = value.map(|value| committed_offset(offset, &value));
+            match (producer_id, value) {
+                (Some(producer_id), Some(value)) => {
+                    let key = (Arc::from(&*key.group), Arc::from(&*key.topic), key.partition);
+                    partition.group_or_new(&key.0, wall_ms);
+                    partition.transactions.open.entry(producer_id).or_default().insert(key, value);
+                }
+                (_, value) => {
+                    if value.is_none() {
+                        let key = (Arc::from(&*key.group), Arc::from(&*key.topic), key.partition);
+                        partition
+                            .transactions
+                            .open
+                            .values_mut()
+                            .for_each(|offsets| drop(offsets.remove(&key)));
+                        if !partition.groups.contains_key(&*key.0) {
+                            return;
+                        }
+                    }
+                    let group = partition.group_or_new(&key.group, wall_ms);
+                    let topic = group.offsets.topic_name(&key.topic);
+                    group.offsets.replay(&topic, key.partition, value);
+                }
+            }
+        }
+        GroupRecord::Group { key, value: Some(value) } => {
+            let classic = classic_group(&value);
+            partition.group_or_new(&key.group, wall_ms).classic = classic;
+        }
+        GroupRecord::Group { key, value: None } => {
+            // Offsets left behind (there should be none) keep their group, or nobody would ever see them expire.
+            if let Some(group) = partition.groups.remove(&*key.group)
+                && !group.offsets.is_empty()
+            {
+                let offsets = group.offsets;
+                let kept = Group { offsets, ..Group::new(group.id.clone(), wall_ms) };
+                partition.groups.insert(group.id, kept);
+            }
+        }
+    }
+}
+
+fn end_transaction(partition: &mut Partition, producer_id: i64, key: Option<&[u8]>) {
+    let Some(&[_, _, high, low]) = key else { return };
+    let marker = i16::from_be_bytes([high, low]);
+    if !matches!(marker, ABORT_MARKER | COMMIT_MARKER) {
+        return;
+    }
+    let Some(offsets) = partition.transactions.open.remove(&producer_id) else { return };
+    if marker == COMMIT_MARKER {
+        for ((group, topic, index), value) in offsets {
+            if let Some(group) = partition.groups.get_mut(&group) {
+                group.offsets.replay(&topic, index, Some(value));
+            }
+        }
+    }
+}
