@@ -33,6 +33,7 @@ pub use describe::{
 };
 pub use key::{Effect, InvalidValue, Key, Reason, Update, Valid, Value, ValueType, split_list};
 pub use listener::{Endpoint, SecurityProtocol, parse_endpoint};
+pub use properties::{MalformedProperties, Property, parse as parse_properties};
 pub use settings::{Origin, Settings};
 pub use topic::{Compression, TimestampType, TopicConfig};
 pub use topic_keys::{Synonym, TOPIC_KEYS, TopicKey, Unit, find as find_topic_key};

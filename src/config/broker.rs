@@ -232,6 +232,12 @@ impl BrokerConfig {
         config
     }
 
+    /// The node's number if it was given; else the log directories may know it.
+    pub fn configured_node_id(&self) -> Option<i32> {
+        let is_given = |name| self.start_value(name).is_some_and(|text| text.trim() != "-1");
+        (is_given("node.id") || is_given("broker.id")).then_some(self.node_id)
+    }
+
     /// The effective configuration of a topic with these values of its own.
     pub fn topic_config(&self, overrides: &BTreeMap<String, String>) -> TopicConfig {
         TopicConfig::effective(self, overrides)
