@@ -1,5 +1,7 @@
 //! Record batches: what a real Kafka answers to them, and what it wrote itself.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "record/cases.rs"]
 mod cases;
 #[path = "protocol/counting.rs"]

@@ -44,7 +44,9 @@ fn look(bytes: &[u8], decompressor: &mut Decompressor) {
     for batch in batches(bytes).flatten() {
         let mut scratch = Vec::new();
         if let Ok(records) = batch.records(decompressor, &mut scratch, LIMIT) {
-            records.flatten().for_each(|record| assert_eq!(record.headers.iter().count(), record.headers.len()));
+            records
+                .flatten()
+                .for_each(|record| assert_eq!(record.headers.iter().count(), record.headers.len()));
         }
         let _ = EndTxnMarker::of_batch(&batch);
     }

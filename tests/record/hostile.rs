@@ -43,7 +43,9 @@ fn check(bytes: &[u8], decompressor: &mut Decompressor) -> bool {
     for batch in batches(bytes).flatten() {
         let mut scratch = Vec::new();
         if let Ok(records) = batch.records(decompressor, &mut scratch, LIMIT) {
-            let _ = records.map(|record| record.map(|record| record.headers.iter().count())).count();
+            records
+                .flatten()
+                .for_each(|record| assert_eq!(record.headers.iter().count(), record.headers.len()));
         }
         let _ = EndTxnMarker::of_batch(&batch);
         assert!(scratch.capacity() <= 2 * LIMIT);
