@@ -1,0 +1,320 @@
+//! The group coordinator in its shard: requests in, appends to `__consumer_offsets` and answers out, loading at start.
+//!
+//! The coordinator itself ([`group::GroupCoordinator`]) knows neither logs nor connections; this carries out its effects
+//! in order and reports back what became of each append.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::Broker;
+use super::group::{
+    AppendId, DeletedTopic, Effect, GroupConfig, GroupCoordinator, GroupRequest, Now, OFFSETS_TOPIC, ReplyTo,
+    TopicLookup,
+};
+use super::mail::Answer;
+use super::partition::{Waiter, WaiterTo};
+use super::request::{Forwarded, Head, RequestId, Response};
+use crate::config::BrokerConfig;
+use crate::io::Io;
+use crate::metadata::{ClusterImage, Topic};
+use crate::protocol::{ErrorCode, Uuid};
+use crate::record::batch::batches;
+use crate::storage::{AckLevel, AppendError, AppendOptions, ReadError, ReadOutcome, ReadRange};
+
+/// Bytes of a log read in one step of loading.
+const LOAD_STEP_BYTES: usize = 1024 * 1024;
+
+pub struct Coordinator {
+    groups: GroupCoordinator,
+    waiting: Slab<(usize, Head)>,
+    /// Partitions that are served or being loaded.
+    owned: BTreeSet<i32>,
+    /// Partitions being loaded, and how far.
+    loading: BTreeMap<i32, i64>,
+    effects: Vec<Effect>,
+}
+
+impl Coordinator {
+    pub fn new(config: &BrokerConfig, offsets_partitions: i32, seed: u128) -> Coordinator {
+        let config = GroupConfig {
+            min_session_timeout_ms: config.groups.min_session_timeout_ms,
+            max_session_timeout_ms: config.groups.max_session_timeout_ms,
+            initial_rebalance_delay_ms: clamp_i32(config.groups.initial_rebalance_delay_ms),
+            max_size: clamp_i32(config.groups.max_size as u64),
+            offset_metadata_max_bytes: clamp_i32(config.groups.offset_metadata_max_bytes as u64),
+            offsets_retention_ms: config.groups.offsets_retention_ms,
+            offsets_retention_check_interval_ms: config.groups.offsets_retention_check_interval_ms as i64,
+            durable: config.ack_levels.all == crate::config::AckLevel::Durable,
+            member_id_seed: seed,
+            ..GroupConfig::default()
+        };
+        let partitions = offsets_partitions;
+        Coordinator {
+            groups: GroupCoordinator::new(config, partitions),
+            waiting: Slab::new(),
+            owned: BTreeSet::new(),
+            loading: BTreeMap::new(),
+            effects: Vec::new(),
+        }
+    }
+}
+
+fn clamp_i32(value: u64) -> i32 {
+    i32::try_from(value).unwrap_or(i32::MAX)
+}
+
+/// Topics as the coordinator asks for them.
+struct Topics<'a>(&'a ClusterImage);
+
+impl TopicLookup for Topics<'_> {
+    fn topic_id(&self, name: &str) -> Option<Uuid> {
+        self.0.topic(name).map(|topic| topic.id)
+    }
+
+    fn topic_name(&self, id: Uuid) -> Option<Arc<str>> {
+        self.0.topic_by_id(id).map(|topic| topic.name.clone())
+    }
+
+    fn partition_count(&self, name: &str) -> Option<i32> {
+        self.0.topic(name).map(|topic| topic.partitions.len() as i32)
+    }
+}
+
+impl Broker {
+    fn group_now(&self) -> Now {
+        Now { monotonic_ms: (self.now_ns / 1_000_000) as i64, wall_ms: self.wall_ms }
+    }
+
+    pub(super) fn group_request(&mut self, io: &mut impl Io, request: Forwarded) {
+        let now = self.group_now();
+        let Some(coordinator) = &mut self.coordinator else { return };
+        let to = ReplyTo(coordinator.waiting.insert((request.shard, request.head)) as u64);
+        let group_request = GroupRequest {
+            api_key: request.head.api_key,
+            version: request.head.version,
+            client_id: request.client_id.as_deref().unwrap_or(""),
+            client_host: &request.host,
+            body: &request.body,
+            to,
+        };
+        let mut effects = std::mem::take(&mut coordinator.effects);
+        let handled = coordinator.groups.handle(now, group_request, &Topics(&self.image), &mut effects);
+        self.carry_out(io, effects);
+        if let Err(error) = handled {
+            tracing::debug!(%error, api = %request.head.api_key, "a group request could not be read");
+            self.reply_group(to, None);
+        }
+    }
+
+    /// Does what the coordinator asks for, in order; an append refused at once is reported at once.
+    fn carry_out(&mut self, io: &mut impl Io, mut effects: Vec<Effect>) {
+        while !effects.is_empty() {
+            let mut failed = Vec::new();
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Reply { to, body } => self.reply_group(to, Some(body)),
+                    Effect::Append { partition, append, batch, durable } => {
+                        if let Err(error) = self.append_offsets(io, partition, append, &batch, durable) {
+                            failed.push((append, error));
+                        }
+                    }
+                }
+            }
+            let now = self.group_now();
+            let Some(coordinator) = &mut self.coordinator else { return };
+            for (append, error) in failed {
+                coordinator.groups.appended(now, append, Err(error), &mut effects);
+            }
+        }
+        if let Some(coordinator) = &mut self.coordinator {
+            coordinator.effects = effects;
+        }
+    }
+
+    fn reply_group(&mut self, to: ReplyTo, body: Option<Vec<u8>>) {
+        let Some(coordinator) = &mut self.coordinator else { return };
+        if let Some((shard, head)) = coordinator.waiting.try_remove(to.0 as usize) {
+            let response = body.map(|body| Response::of_body(&head, &body));
+            self.respond(shard, head.id, response);
+        }
+    }
+
+    fn append_offsets(
+        &mut self,
+        io: &mut impl Io,
+        partition: i32,
+        append: AppendId,
+        batch: &[u8],
+        durable: bool,
+    ) -> Result<(), ErrorCode> {
+        let topic_id = self.image.topic(OFFSETS_TOPIC).map(|topic| topic.id);
+        let partition = topic_id.and_then(|topic_id| self.partitions.find(topic_id, partition));
+        let Some(partition) = partition else { return Err(ErrorCode::NotCoordinator) };
+        let options = AppendOptions {
+            leader_epoch: partition.leader_epoch,
+            level: if durable { AckLevel::Durable } else { AckLevel::Written },
+            log_append_time_ms: None,
+            wall_ms: self.wall_ms,
+            coordinator: true,
+        };
+        match self.storage.append(io, partition.log, batch, options) {
+            Ok(appended) => {
+                let answer = Answer::Produced {
+                    base_offset: appended.base_offset,
+                    log_append_time_ms: -1,
+                    log_start_offset: -1,
+                };
+                let to = WaiterTo::Coordinator(append.0);
+                partition.wait(Waiter { last_offset: appended.last_offset, to, answer });
+                Ok(())
+            }
+            Err(AppendError::Busy) => Err(ErrorCode::CoordinatorNotAvailable),
+            Err(_) => Err(ErrorCode::NotCoordinator),
+        }
+    }
+
+    pub(super) fn coordinator_appended(
+        &mut self,
+        io: &mut impl Io,
+        append: u64,
+        result: Result<i64, ErrorCode>,
+    ) {
+        let now = self.group_now();
+        let Some(coordinator) = &mut self.coordinator else { return };
+        let mut effects = std::mem::take(&mut coordinator.effects);
+        coordinator.groups.appended(now, AppendId(append), result, &mut effects);
+        self.carry_out(io, effects);
+    }
+
+    /// The connection of a forwarded request is gone.
+    pub(super) fn forget_forwarded(&mut self, shard: usize, id: RequestId) {
+        let Some(coordinator) = &mut self.coordinator else { return };
+        let gone = coordinator.waiting.iter().find(|(_, (of, head))| *of == shard && head.id == id);
+        if let Some(key) = gone.map(|(key, _)| key) {
+            coordinator.groups.disconnected(ReplyTo(key as u64));
+        }
+    }
+
+    pub(super) fn coordinator_deadline_ns(&self) -> u64 {
+        let Some(coordinator) = &self.coordinator else { return u64::MAX };
+        if !coordinator.loading.is_empty() {
+            return self.now_ns;
+        }
+        coordinator
+            .groups
+            .next_deadline_ms()
+            .map_or(u64::MAX, |ms| (ms.max(0) as u64).saturating_mul(1_000_000))
+    }
+
+    pub(super) fn coordinator_tick(&mut self, io: &mut impl Io) {
+        self.load_step(io);
+        let now = self.group_now();
+        let Some(coordinator) = &mut self.coordinator else { return };
+        if coordinator.groups.next_deadline_ms().is_some_and(|at| at <= now.monotonic_ms) {
+            let mut effects = std::mem::take(&mut coordinator.effects);
+            coordinator.groups.on_timer(now, &mut effects);
+            self.carry_out(io, effects);
+        }
+    }
+
+    /// Marks the partitions of this shard as loading; steps do the rest while the broker serves.
+    pub(super) fn load_coordinator(&mut self) {
+        let Some(topic) = self.image.topic(OFFSETS_TOPIC).cloned() else { return };
+        self.coordinator_topic_changed(&topic);
+    }
+
+    /// New partitions of the offsets topic are loaded like old ones: they are empty.
+    pub(super) fn coordinator_topic_changed(&mut self, topic: &Topic) {
+        let Some(coordinator) = &mut self.coordinator else { return };
+        if &*topic.name != OFFSETS_TOPIC {
+            return;
+        }
+        for partition in self.partitions.iter().filter(|partition| partition.topic_id == topic.id) {
+            if !coordinator.owned.insert(partition.partition) {
+                continue;
+            }
+            let start = self.storage.log_start_offset(partition.log).unwrap_or(0);
+            coordinator.groups.load_begin(partition.partition);
+            coordinator.loading.insert(partition.partition, start);
+        }
+    }
+
+    pub(super) fn coordinator_topic_deleted(&mut self, io: &mut impl Io, topic: &Topic) {
+        let now = self.group_now();
+        let Some(coordinator) = &mut self.coordinator else { return };
+        let mut effects = std::mem::take(&mut coordinator.effects);
+        if &*topic.name == OFFSETS_TOPIC {
+            for partition in 0..topic.partitions.len() as i32 {
+                coordinator.owned.remove(&partition);
+                coordinator.loading.remove(&partition);
+                coordinator.groups.unload(partition, &mut effects);
+            }
+        } else {
+            let deleted = DeletedTopic { name: topic.name.clone(), id: topic.id };
+            coordinator.groups.topics_deleted(now, &[deleted], &mut effects);
+        }
+        self.carry_out(io, effects);
+    }
+
+    /// One bounded step of loading each partition.
+    fn load_step(&mut self, io: &mut impl Io) {
+        let Some(coordinator) = &self.coordinator else { return };
+        let loading: Vec<(i32, i64)> =
+            coordinator.loading.iter().map(|(&partition, &next)| (partition, next)).collect();
+        for (partition, next) in loading {
+            match self.load_some(io, partition, next) {
+                Load::More(next) => {
+                    if let Some(coordinator) = &mut self.coordinator {
+                        coordinator.loading.insert(partition, next);
+                    }
+                }
+                Load::Wait => {}
+                Load::End => self.load_end(io, partition),
+            }
+        }
+    }
+
+    fn load_some(&mut self, io: &mut impl Io, partition: i32, next: i64) -> Load {
+        let Some(topic_id) = self.image.topic(OFFSETS_TOPIC).map(|topic| topic.id) else { return Load::End };
+        let Some(log) = self.partitions.find(topic_id, partition).map(|partition| partition.log) else {
+            return Load::End;
+        };
+        let end_offset = self.storage.high_watermark(log).unwrap_or(0);
+        let mut slices = Vec::new();
+        let range = ReadRange { offset: next, max_bytes: LOAD_STEP_BYTES, at_least_one: true, end_offset };
+        match self.storage.read(io, log, range, &mut slices) {
+            Ok(ReadOutcome::Pending) | Err(ReadError::NoMemory) => return Load::Wait,
+            Ok(ReadOutcome::Done { bytes: 0 }) => return Load::End,
+            Ok(ReadOutcome::Done { .. }) => {}
+            Err(error) => {
+                tracing::error!(partition, %error, "offsets could not be loaded beyond {next}");
+                return Load::End;
+            }
+        }
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut whole = batches(&bytes);
+        let last = whole.by_ref().map_while(Result::ok).last().map(|batch| batch.header().next_offset());
+        let consumed = whole.consumed();
+        let now = self.group_now();
+        let Some(coordinator) = &mut self.coordinator else { return Load::End };
+        coordinator.groups.load_batch(now, partition, &bytes[..consumed]);
+        last.filter(|&last| last > next).map_or(Load::End, Load::More)
+    }
+
+    fn load_end(&mut self, io: &mut impl Io, partition: i32) {
+        let now = self.group_now();
+        let Some(coordinator) = &mut self.coordinator else { return };
+        coordinator.loading.remove(&partition);
+        let mut effects = std::mem::take(&mut coordinator.effects);
+        coordinator.groups.load_end(now, partition, &mut effects);
+        self.carry_out(io, effects);
+    }
+}
+
+enum Load {
+    More(i64),
+    Wait,
+    End,
+}

@@ -1,0 +1,68 @@
+//! ApiVersions, versions 0 to 4. An unknown version is answered in version 0 with UNSUPPORTED_VERSION and our range of
+//! this one API (KIP-511); the connection stays open.
+
+use crate::broker::request::{Head, Reply, Request, Response};
+use crate::protocol::messages::api_versions_request::ApiVersionsRequest;
+use crate::protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
+use crate::protocol::{ApiKey, ErrorCode};
+
+pub fn handle(request: Request<'_>) -> Reply {
+    let head = request.head;
+    if !ApiKey::ApiVersions.is_served(head.version) {
+        return Reply::Now(unsupported(head));
+    }
+    let message = match super::decode::<ApiVersionsRequest>(request.body, head.version) {
+        Ok(message) => message,
+        Err(error) => return Reply::Close(error.to_string()),
+    };
+    let named = is_name(&message.client_software_name) && is_name(&message.client_software_version);
+    if head.version >= 3 && !named {
+        let response =
+            ApiVersionsResponse { error_code: ErrorCode::InvalidRequest.code(), ..Default::default() };
+        return Reply::Now(Response::of(&head, &response));
+    }
+    let response = ApiVersionsResponse {
+        api_keys: ApiKey::ALL.iter().filter(|key| super::is_handled(**key)).map(|key| entry(*key)).collect(),
+        finalized_features_epoch: 0,
+        ..Default::default()
+    };
+    Reply::Now(Response::of(&head, &response))
+}
+
+fn unsupported(head: Head) -> Response {
+    let response = ApiVersionsResponse {
+        error_code: ErrorCode::UnsupportedVersion.code(),
+        api_keys: vec![entry(ApiKey::ApiVersions)].into(),
+        ..Default::default()
+    };
+    Response::of(&Head { version: 0, ..head }, &response)
+}
+
+fn entry(api_key: ApiKey) -> ApiVersion {
+    let versions = api_key.versions();
+    ApiVersion { api_key: api_key.code(), min_version: versions.advertised_min, max_version: versions.max }
+}
+
+/// Letters and digits, with dots and dashes between them (KIP-511).
+fn is_name(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
+    first.is_ascii_alphanumeric()
+        && last.is_ascii_alphanumeric()
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn software_names() {
+        for good in ["apache-kafka-java", "4.3.1", "x"] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "-a", "a.", "a b", "a_b"] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}

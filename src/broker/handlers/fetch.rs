@@ -1,0 +1,353 @@
+//! Fetch, versions 4 to 18: long poll, sessions (KIP-227), topic ids from 13.
+//!
+//! A fetch reads all its partitions, each on its shard; if that brings fewer than `min_bytes` it is parked and read again
+//! when a watched partition moves, until its wait is over. Record bytes are sent by reference. A batch is never cut at its
+//! front: a fetch from the middle of one returns it whole, and the first batch of an answer is whole however large.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use crate::broker::Broker;
+use crate::broker::fetch_session::{Begin, FetchKey, FetchPartition, SessionFetch};
+use crate::broker::gather::{Gather, Kind, Layout};
+use crate::broker::mail::{Answer, GatherRef, Query, Read, ReadAnswer, Task, Watch};
+use crate::broker::request::{Head, Reply, Request, Response};
+use crate::io::Io;
+use crate::io::buffer::Slice;
+use crate::protocol::messages::fetch_request::FetchRequest;
+use crate::protocol::messages::fetch_response::{
+    EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
+};
+use crate::protocol::{ErrorCode, Records, Writer, frame};
+use crate::storage::{ReadError, ReadOutcome, ReadRange};
+
+/// From this version on topics come by id.
+const TOPIC_IDS: i16 = 13;
+/// A fetch is answered with no more than this, whatever it asks for; the client asks again.
+const RESPONSE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a parked fetch may wait at most.
+const WAIT_MAX_MS: i32 = 300_000;
+
+pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Reply {
+    let head = request.head;
+    let message = match super::decode::<FetchRequest>(request.body, head.version) {
+        Ok(message) => message,
+        Err(error) => return Reply::Close(error.to_string()),
+    };
+    let updates = requested(broker, &message, head.version);
+    let forgotten = forgotten(broker, &message, head.version);
+    let begun =
+        broker.sessions.begin(message.session_id, message.session_epoch, &updates, &forgotten, broker.now_ns);
+    let (session_id, incremental, parts) = match begun {
+        Begin::Error(error) => {
+            let response = FetchResponse { error_code: error.code(), ..Default::default() };
+            return Reply::Now(Response::of(&head, &response));
+        }
+        Begin::Sessionless => (0, false, updates),
+        Begin::Full(id) => (id, false, broker.sessions.partitions(id)),
+        Begin::Incremental(id) => (id, true, broker.sessions.partitions(id)),
+    };
+    let wait_ns = u64::from(message.max_wait_ms.clamp(0, WAIT_MAX_MS) as u32) * 1_000_000;
+    let fetch = SessionFetch {
+        session_id,
+        incremental,
+        parts,
+        min_bytes: message.min_bytes.max(0) as usize,
+        max_bytes: (message.max_bytes.max(0) as usize).min(RESPONSE_BYTES_MAX),
+        max_wait_until_ns: io.now() + wait_ns,
+        parked: false,
+        moved: false,
+    };
+    start(broker, io, head, fetch)
+}
+
+fn requested(broker: &Broker, message: &FetchRequest<'_>, version: i16) -> Vec<(FetchKey, FetchPartition)> {
+    let mut parts = Vec::new();
+    for topic in &message.topics {
+        let (name, topic_id) = resolve(broker, &topic.topic, topic.topic_id, version);
+        for partition in &topic.partitions {
+            let key = FetchKey { name: name.clone(), topic_id, partition: partition.partition };
+            let part = FetchPartition {
+                offset: partition.fetch_offset,
+                max_bytes: partition.partition_max_bytes,
+                current_leader_epoch: partition.current_leader_epoch,
+                last_fetched_epoch: partition.last_fetched_epoch,
+                told_high_watermark: -1,
+                told_log_start_offset: -1,
+            };
+            parts.push((key, part));
+        }
+    }
+    parts
+}
+
+fn forgotten(broker: &Broker, message: &FetchRequest<'_>, version: i16) -> Vec<FetchKey> {
+    let mut keys = Vec::new();
+    for topic in &message.forgotten_topics_data {
+        let (name, topic_id) = resolve(broker, &topic.topic, topic.topic_id, version);
+        keys.extend(topic.partitions.iter().map(|partition| FetchKey {
+            name: name.clone(),
+            topic_id,
+            partition,
+        }));
+    }
+    keys
+}
+
+/// Both names of a topic; what is unknown stays as the client wrote it.
+fn resolve(
+    broker: &Broker,
+    name: &str,
+    topic_id: crate::protocol::Uuid,
+    version: i16,
+) -> (Arc<str>, crate::protocol::Uuid) {
+    let found =
+        if version >= TOPIC_IDS { broker.image.topic_by_id(topic_id) } else { broker.image.topic(name) };
+    found.map_or_else(|| (Arc::from(name), topic_id), |topic| (topic.name.clone(), topic.id))
+}
+
+fn start(broker: &mut Broker, io: &mut impl Io, head: Head, fetch: SessionFetch) -> Reply {
+    let mut layout = Layout::default();
+    let mut last: Option<&FetchKey> = None;
+    for (key, _) in &fetch.parts {
+        if last.is_none_or(|last| (&last.name, last.topic_id) != (&key.name, key.topic_id)) {
+            layout.push_topic(key.name.clone(), key.topic_id);
+        }
+        layout.push_partition(key.partition);
+        last = Some(key);
+    }
+    let empty = layout.is_empty();
+    let deadline_ns = fetch.max_wait_until_ns.saturating_add(30_000_000_000);
+    let wait = fetch.min_bytes > 0 && fetch.max_wait_until_ns > io.now();
+    let at = broker.open_gather(head, layout, Kind::Fetch(Box::new(fetch)), deadline_ns);
+    if !empty {
+        read_all(broker, io, at);
+    } else if wait {
+        // A session with no partitions: the client waits all the same, or it would spin.
+        park(broker, at);
+    } else {
+        broker.finish(at);
+    }
+    Reply::Later
+}
+
+/// Asks for every part, from the start.
+fn read_all(broker: &mut Broker, io: &mut impl Io, at: GatherRef) {
+    let now = io.now();
+    let Some(gather) = broker.gathers.find(at) else { return };
+    gather.reset();
+    let Kind::Fetch(fetch) = &mut gather.kind else { return };
+    fetch.parked = false;
+    fetch.moved = false;
+    let waits = fetch.max_wait_until_ns > now && fetch.min_bytes > 0;
+    let watch = waits.then_some(Watch { min_bytes: fetch.min_bytes, until_ns: fetch.max_wait_until_ns });
+    let max_bytes = fetch.max_bytes;
+    let parts: Vec<_> =
+        fetch.parts.iter().map(|(key, part)| (key.topic_id, key.partition, part.clone())).collect();
+    for (index, (topic_id, partition, part)) in parts.into_iter().enumerate() {
+        let read = Read {
+            offset: part.offset,
+            max_bytes: (part.max_bytes.max(0) as usize).min(max_bytes),
+            current_leader_epoch: part.current_leader_epoch,
+            last_fetched_epoch: part.last_fetched_epoch,
+            watch,
+        };
+        broker.dispatch(
+            io,
+            Task { gather: at, index: index as u32, topic_id, partition, query: Query::Read(read) },
+        );
+    }
+}
+
+/// Reads one partition; `None` while the disk is asked.
+pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<Answer> {
+    let Query::Read(read) = task.query else { return None };
+    let Some(partition) = broker.partitions.find(task.topic_id, task.partition) else {
+        return Some(Answer::Read(ReadAnswer::error(ErrorCode::UnknownTopicOrPartition)));
+    };
+    if let Err(error) = super::check_leader_epoch(read.current_leader_epoch, partition.leader_epoch) {
+        return Some(Answer::Read(ReadAnswer::error(error)));
+    }
+    let log = partition.log;
+    let storage = &mut broker.storage;
+    let (Some(high_watermark), Some(log_start_offset)) =
+        (storage.high_watermark(log), storage.log_start_offset(log))
+    else {
+        return Some(Answer::Read(ReadAnswer::error(ErrorCode::UnknownTopicOrPartition)));
+    };
+    let mut answer = ReadAnswer {
+        high_watermark,
+        last_stable_offset: high_watermark,
+        log_start_offset,
+        leader_epoch: partition.leader_epoch,
+        ..ReadAnswer::error(ErrorCode::None)
+    };
+    if read.last_fetched_epoch >= 0 {
+        let (epoch, end_offset) = storage.end_offset_for_epoch(log, read.last_fetched_epoch);
+        if epoch < read.last_fetched_epoch || end_offset < read.offset {
+            answer.diverging = Some((epoch, end_offset));
+            return Some(Answer::Read(answer));
+        }
+    }
+    let range = ReadRange {
+        offset: read.offset,
+        max_bytes: read.max_bytes,
+        at_least_one: true,
+        end_offset: high_watermark,
+    };
+    match storage.read(io, log, range, &mut answer.records) {
+        Ok(ReadOutcome::Done { bytes }) => answer.bytes = bytes,
+        Ok(ReadOutcome::Pending) => {
+            partition.parked.push(task.into_owned());
+            return None;
+        }
+        Err(ReadError::OutOfRange) => answer.error = ErrorCode::OffsetOutOfRange,
+        // The memory is with slow readers: nothing now, the client asks again.
+        Err(ReadError::NoMemory) => answer.bytes = 0,
+        Err(ReadError::Offline | ReadError::Storage) => answer.error = ErrorCode::KafkaStorageError,
+        Err(ReadError::UnknownLog) => answer.error = ErrorCode::UnknownTopicOrPartition,
+    }
+    if let Some(watch) = read.watch
+        && answer.bytes < watch.min_bytes
+        && !answer.error.is_error()
+    {
+        partition.watch(task.gather, watch, broker.now_ns);
+    }
+    Some(Answer::Read(answer))
+}
+
+/// Whether a complete gather is a fetch that has to wait for more; if so it is parked or read again.
+pub fn must_wait(broker: &mut Broker, io: &mut impl Io, at: GatherRef) -> bool {
+    let now = io.now();
+    let Some(gather) = broker.gathers.find(at) else { return false };
+    let Kind::Fetch(fetch) = &gather.kind else { return false };
+    if fetch.max_wait_until_ns <= now || has_news(fetch, &gather.answers) {
+        return false;
+    }
+    if fetch.moved {
+        read_all(broker, io, at);
+    } else {
+        park(broker, at);
+    }
+    true
+}
+
+/// Whether there is something to answer before the wait is over.
+fn has_news(fetch: &SessionFetch, answers: &[Option<Answer>]) -> bool {
+    let mut bytes = 0;
+    for answer in answers.iter().flatten() {
+        match answer {
+            Answer::Read(read) if !read.error.is_error() && read.diverging.is_none() => bytes += read.bytes,
+            _ => return true,
+        }
+    }
+    bytes >= fetch.min_bytes
+}
+
+fn park(broker: &mut Broker, at: GatherRef) {
+    let Some(gather) = broker.gathers.find(at) else { return };
+    let Kind::Fetch(fetch) = &mut gather.kind else { return };
+    fetch.parked = true;
+    let until = fetch.max_wait_until_ns;
+    broker.fetch_deadlines.push(Reverse((until, at.slot, at.generation)));
+    broker.metrics.fetches_parked.add(1);
+}
+
+/// A partition that this fetch watches has moved.
+pub fn moved(broker: &mut Broker, io: &mut impl Io, at: GatherRef) {
+    let Some(gather) = broker.gathers.find(at) else { return };
+    let Kind::Fetch(fetch) = &mut gather.kind else { return };
+    if fetch.parked {
+        read_all(broker, io, at);
+    } else {
+        fetch.moved = true;
+    }
+}
+
+pub fn finish(broker: &mut Broker, gather: Gather) -> Response {
+    let Kind::Fetch(fetch) = gather.kind else { return Response { parts: Vec::new() } };
+    let mut answers: Vec<ReadAnswer> = gather.answers.into_iter().map(read_answer).collect();
+    limit_bytes(&mut answers, fetch.max_bytes);
+    let told = fetch.parts.iter().zip(&answers);
+    let told = told.map(|((key, _), answer)| (key, answer.high_watermark, answer.log_start_offset));
+    let with_records = answers.iter().filter(|answer| answer.bytes > 0).count();
+    broker.sessions.end(fetch.session_id, told, with_records);
+    broker.metrics.bytes_fetched.add(answers.iter().map(|answer| answer.bytes as u64).sum());
+    encode(&gather.head, &fetch, &gather.layout, answers)
+}
+
+fn read_answer(answer: Option<Answer>) -> ReadAnswer {
+    match answer {
+        Some(Answer::Read(read)) => read,
+        Some(Answer::Error(error)) => ReadAnswer::error(error),
+        // The wait ended while a part was still being read: nothing yet.
+        _ => ReadAnswer::error(ErrorCode::None),
+    }
+}
+
+/// Parts behind the limit give their records up; the first one with records keeps them.
+fn limit_bytes(answers: &mut [ReadAnswer], max_bytes: usize) {
+    let mut left = max_bytes;
+    let mut first = true;
+    for answer in answers {
+        if answer.bytes > left && !first {
+            answer.records.clear();
+            answer.bytes = 0;
+        }
+        first &= answer.bytes == 0;
+        left = left.saturating_sub(answer.bytes);
+    }
+}
+
+fn encode(head: &Head, fetch: &SessionFetch, layout: &Layout, mut answers: Vec<ReadAnswer>) -> Response {
+    let mut responses = Vec::new();
+    for (topic, first, partitions) in layout.topics() {
+        let mut data = Vec::with_capacity(partitions.len());
+        for (index, &partition) in (first..).zip(partitions) {
+            let answer = &answers[index];
+            let (_, part) = &fetch.parts[index];
+            let news = answer.bytes > 0
+                || answer.error.is_error()
+                || answer.diverging.is_some()
+                || answer.high_watermark != part.told_high_watermark
+                || answer.log_start_offset != part.told_log_start_offset;
+            if news || !fetch.incremental {
+                data.push(partition_data(partition, index as u32, answer, head.version));
+            }
+        }
+        if !data.is_empty() {
+            responses.push(FetchableTopicResponse {
+                topic: Cow::Borrowed(&topic.name),
+                topic_id: topic.topic_id,
+                partitions: data.into(),
+            });
+        }
+    }
+    let response =
+        FetchResponse { session_id: fetch.session_id, responses: responses.into(), ..Default::default() };
+    let mut writer = Writer::with_capacity(256);
+    frame::write_response(&mut writer, head.api_key, head.version, head.correlation_id, &response);
+    let mut records: Vec<Vec<Slice>> =
+        answers.iter_mut().map(|answer| std::mem::take(&mut answer.records)).collect();
+    Response::from_writer(writer, &mut records)
+}
+
+fn partition_data(partition: i32, slot: u32, answer: &ReadAnswer, version: i16) -> PartitionData<'static> {
+    let mut data = PartitionData {
+        partition_index: partition,
+        error_code: answer.error.code(),
+        high_watermark: answer.high_watermark,
+        last_stable_offset: answer.last_stable_offset,
+        log_start_offset: answer.log_start_offset,
+        records: Some(Records::External { slot, len: answer.bytes as u32 }),
+        ..Default::default()
+    };
+    if answer.error == ErrorCode::UnknownTopicOrPartition && version >= TOPIC_IDS {
+        data.error_code = ErrorCode::UnknownTopicId.code();
+    }
+    if let Some((epoch, end_offset)) = answer.diverging {
+        data.diverging_epoch = EpochEndOffset { epoch, end_offset };
+    }
+    data
+}

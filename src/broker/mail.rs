@@ -1,0 +1,186 @@
+//! What shards tell each other, and the parts a request is split into.
+//!
+//! The shard that holds the connection opens a gather, hands each partition's part to the shard that owns the partition
+//! as a [`Task`], and collects an [`Answer`] for each. Requests that one shard answers alone travel whole.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::request::{Forwarded, RequestId, Response};
+use crate::io::buffer::Slice;
+use crate::metadata::ClusterImage;
+use crate::protocol::ErrorCode;
+use crate::protocol::Uuid;
+
+pub enum Mail {
+    Tasks(Vec<Task<'static>>),
+    Answers(Vec<(GatherRef, u32, Answer)>),
+    /// Partitions that these parked fetches watch have moved.
+    Ready(Vec<GatherRef>),
+    Forwarded(Box<Forwarded>),
+    Response {
+        id: RequestId,
+        response: Option<Response>,
+    },
+    /// The connection of these forwarded requests is gone.
+    Forget {
+        shard: usize,
+        id: RequestId,
+    },
+    /// The cluster as it is from now on; each shard answers with `ImageApplied`.
+    Image(Arc<ClusterImage>),
+    ImageApplied {
+        version: u64,
+    },
+}
+
+/// A gather of a shard. The generation tells apart those that used the same slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GatherRef {
+    pub shard: u16,
+    pub slot: u32,
+    pub generation: u32,
+}
+
+/// One partition's part of a request, done by the shard that owns it.
+pub struct Task<'a> {
+    pub gather: GatherRef,
+    /// The place of its answer.
+    pub index: u32,
+    pub topic_id: Uuid,
+    pub partition: i32,
+    pub query: Query<'a>,
+}
+
+pub enum Query<'a> {
+    Produce(Produce<'a>),
+    Read(Read),
+    /// ListOffsets: a timestamp, or one of Kafka's negative marks.
+    ListOffset {
+        timestamp: i64,
+        current_leader_epoch: i32,
+    },
+    EpochEnd {
+        current_leader_epoch: i32,
+        leader_epoch: i32,
+    },
+    DeleteRecords {
+        before: i64,
+    },
+    /// DescribeLogDirs.
+    Size,
+}
+
+pub struct Produce<'a> {
+    pub records: Cow<'a, [u8]>,
+    pub version: i16,
+    pub acks: i16,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    pub offset: i64,
+    pub max_bytes: usize,
+    pub current_leader_epoch: i32,
+    pub last_fetched_epoch: i32,
+    /// Tell the gather when the partition moves, should this read find fewer bytes than the fetch wants.
+    pub watch: Option<Watch>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    pub min_bytes: usize,
+    pub until_ns: u64,
+}
+
+pub enum Answer {
+    Error(ErrorCode),
+    /// A refused batch, with what to say about it.
+    Rejected(Box<Rejected>),
+    Produced {
+        base_offset: i64,
+        log_append_time_ms: i64,
+        log_start_offset: i64,
+    },
+    Read(ReadAnswer),
+    Offset {
+        offset: i64,
+        timestamp: i64,
+        leader_epoch: i32,
+    },
+    EpochEnd {
+        leader_epoch: i32,
+        end_offset: i64,
+    },
+    Deleted {
+        low_watermark: i64,
+    },
+    Size {
+        dir: usize,
+        bytes: u64,
+    },
+}
+
+pub struct Rejected {
+    pub error: ErrorCode,
+    pub message: String,
+    /// Index in the batch and reason of single records.
+    pub records: Vec<(i32, String)>,
+    pub log_start_offset: i64,
+}
+
+pub struct ReadAnswer {
+    pub error: ErrorCode,
+    pub records: Vec<Slice>,
+    pub bytes: usize,
+    pub high_watermark: i64,
+    pub last_stable_offset: i64,
+    pub log_start_offset: i64,
+    /// Epoch and end offset where the reader's log parts from ours.
+    pub diverging: Option<(i32, i64)>,
+    pub leader_epoch: i32,
+}
+
+impl ReadAnswer {
+    pub fn error(error: ErrorCode) -> ReadAnswer {
+        ReadAnswer {
+            error,
+            records: Vec::new(),
+            bytes: 0,
+            high_watermark: -1,
+            last_stable_offset: -1,
+            log_start_offset: -1,
+            diverging: None,
+            leader_epoch: -1,
+        }
+    }
+}
+
+impl Task<'_> {
+    /// For another shard: what borrows from the received frame is copied, the one copy a hop costs.
+    pub fn into_owned(self) -> Task<'static> {
+        let query = match self.query {
+            Query::Produce(produce) => Query::Produce(Produce {
+                records: Cow::Owned(produce.records.into_owned()),
+                version: produce.version,
+                acks: produce.acks,
+            }),
+            Query::Read(read) => Query::Read(read),
+            Query::ListOffset { timestamp, current_leader_epoch } => {
+                Query::ListOffset { timestamp, current_leader_epoch }
+            }
+            Query::EpochEnd { current_leader_epoch, leader_epoch } => {
+                Query::EpochEnd { current_leader_epoch, leader_epoch }
+            }
+            Query::DeleteRecords { before } => Query::DeleteRecords { before },
+            Query::Size => Query::Size,
+        };
+        Task {
+            gather: self.gather,
+            index: self.index,
+            topic_id: self.topic_id,
+            partition: self.partition,
+            query,
+        }
+    }
+}

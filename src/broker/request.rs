@@ -1,0 +1,138 @@
+//! A request on its way through the broker, and the response on its way back.
+
+use std::sync::Arc;
+
+use crate::io::Part;
+use crate::io::buffer::Slice;
+use crate::protocol::api_key::ApiKey;
+use crate::protocol::frame;
+use crate::protocol::messages::Message;
+use crate::protocol::writer::Writer;
+
+/// Where a response belongs: a place in the order of answers of one connection of one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId {
+    pub connection: u32,
+    /// Of the connection's slot, so that an answer to a connection that is gone finds nobody.
+    pub generation: u32,
+    pub sequence: u32,
+}
+
+/// What every answer needs to know of its request.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    pub id: RequestId,
+    pub api_key: ApiKey,
+    pub version: i16,
+    pub correlation_id: i32,
+}
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    /// Address without the port, as DescribeGroups shows it (`/127.0.0.1`).
+    pub host: Arc<str>,
+    /// The listener it came in by: an index into the configured ones.
+    pub listener: usize,
+}
+
+/// A request as its connection's shard sees it; borrowed from the received bytes.
+pub struct Request<'a> {
+    pub head: Head,
+    pub client_id: Option<&'a str>,
+    pub peer: &'a Peer,
+    pub body: &'a [u8],
+}
+
+/// A request that another shard answers as a whole.
+#[derive(Debug)]
+pub struct Forwarded {
+    pub head: Head,
+    /// The shard that holds the connection.
+    pub shard: usize,
+    pub client_id: Option<String>,
+    pub host: Arc<str>,
+    pub listener: usize,
+    pub body: Vec<u8>,
+}
+
+/// A whole frame, ready to be sent; `parts` may point into another shard's logs.
+#[derive(Debug)]
+pub struct Response {
+    pub parts: Vec<Part>,
+}
+
+/// What became of a request.
+pub enum Reply {
+    Now(Response),
+    /// The answer comes through `Broker::take_done`.
+    Later,
+    /// No answer at all (acks=0).
+    Silent,
+    /// The request breaks the protocol: the connection ends, as Kafka does it. The reason goes to the log.
+    Close(String),
+}
+
+impl Response {
+    /// `message` in the request's version, framed.
+    pub fn of<'a, M: Message<'a>>(head: &Head, message: &M) -> Response {
+        let mut writer = Writer::with_capacity(128);
+        frame::write_response(&mut writer, head.api_key, head.version, head.correlation_id, message);
+        Response::from_writer(writer, &mut Vec::new())
+    }
+
+    /// An encoded message, framed.
+    pub fn of_body(head: &Head, body: &[u8]) -> Response {
+        let mut writer = Writer::with_capacity(body.len() + 16);
+        let open = frame::begin_response(&mut writer, head.api_key, head.version, head.correlation_id);
+        writer.put_slice(body);
+        frame::finish_response(&mut writer, open);
+        Response::from_writer(writer, &mut Vec::new())
+    }
+
+    /// What `writer` holds, with the slices its splices name put where they belong. Short ones are copied: below a few KiB an
+    /// entry of a gathered send costs more than the copy.
+    pub fn from_writer(writer: Writer, external: &mut [Vec<Slice>]) -> Response {
+        const COPY_MAX_BYTES: usize = 4096;
+        if writer.splices.is_empty() {
+            return Response { parts: vec![Part::Bytes(writer.buf)] };
+        }
+        let mut parts = Vec::with_capacity(2 * writer.splices.len() + 1);
+        let mut bytes = Vec::with_capacity(writer.buf.len() + 256);
+        let mut from = 0;
+        for splice in &writer.splices {
+            bytes.extend_from_slice(&writer.buf[from..splice.position]);
+            from = splice.position;
+            for slice in std::mem::take(&mut external[splice.slot as usize]) {
+                if slice.len() <= COPY_MAX_BYTES {
+                    bytes.extend_from_slice(&slice);
+                } else {
+                    if !bytes.is_empty() {
+                        parts.push(Part::Bytes(std::mem::take(&mut bytes)));
+                    }
+                    parts.push(Part::Shared(slice));
+                }
+            }
+        }
+        bytes.extend_from_slice(&writer.buf[from..]);
+        if !bytes.is_empty() {
+            parts.push(Part::Bytes(bytes));
+        }
+        Response { parts }
+    }
+
+    pub fn len(&self) -> usize {
+        self.parts.iter().map(part_len).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+pub fn part_len(part: &Part) -> usize {
+    match part {
+        Part::Bytes(bytes) => bytes.len(),
+        Part::Shared(slice) => slice.len(),
+    }
+}
