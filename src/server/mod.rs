@@ -1,1 +1,442 @@
-//! (to be written)
+//! Threads and wiring: one pinned thread a shard, and the thread that called [`run`], which waits for signals.
+//!
+//! Start: shard 0 takes the directories' locks, reads the metadata and recovers the journals; then every shard opens its
+//! logs and its listeners; when all are ready the addresses are reported. Stop: each shard flushes its logs; the process
+//! ends when all have.
+
+pub mod connection;
+pub mod mailbox;
+pub mod shard;
+pub mod token;
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use crate::broker::{Broker, CONTROL_SHARD, Parts};
+use crate::config::{BrokerConfig, Listener};
+use crate::io::buffer::BufferPool;
+use crate::io::socket::SocketOptions;
+use crate::io::uring::{UringIo, UringOptions, Waker};
+use crate::io::{Handle, Io, affinity};
+use crate::metadata::{ClusterImage, Embedded, OpenOptions, Opened};
+use crate::metrics::ShardMetrics;
+use crate::protocol::Uuid;
+use crate::storage::{self, Storage, StorageOptions};
+
+use connection::Limits;
+use mailbox::{Mailbox, PostOffice};
+use shard::{Shard, ShardLimits};
+
+/// Why the broker could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{0}")]
+    Preflight(String),
+    #[error("{0}")]
+    Data(String),
+    #[error("{0}")]
+    Listen(String),
+    #[error("{0}")]
+    Runtime(String),
+}
+
+impl ServeError {
+    /// What the process exits with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::Runtime(_) => 1,
+            ServeError::Listen(_) => 2,
+            ServeError::Preflight(_) => 3,
+            ServeError::Data(_) => 4,
+        }
+    }
+}
+
+/// A running broker.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    metrics: Vec<Arc<ShardMetrics>>,
+    wakers: Vec<Waker>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Result<(), ServeError>>>,
+}
+
+/// What all shards share of the start.
+struct Plan {
+    config: Arc<BrokerConfig>,
+    shards: usize,
+    cores: Vec<usize>,
+    memory_bytes: usize,
+    seed: u128,
+    stop: Arc<AtomicBool>,
+}
+
+/// What shard 0 has found, for the others.
+#[derive(Clone)]
+struct Recovered {
+    image: Arc<ClusterImage>,
+    /// The ids of the log directories, in the order of the configuration.
+    dir_ids: Vec<Uuid>,
+    addresses: Vec<SocketAddr>,
+}
+
+/// What a shard tells the starting thread.
+enum Report {
+    /// Shard 0 has made the data directories ready and listens.
+    Recovered(Recovered),
+    Ready {
+        shard: usize,
+        waker: Waker,
+        metrics: Arc<ShardMetrics>,
+    },
+}
+
+impl Server {
+    /// Starts all shards; on return they serve.
+    pub fn start(config: BrokerConfig) -> Result<Server, ServeError> {
+        let cores = affinity::allowed_cores();
+        let shards = if config.shards == 0 { cores.len().max(1) } else { config.shards };
+        let memory_bytes = match config.storage.memory_bytes {
+            0 => default_memory_bytes(),
+            bytes => bytes as usize,
+        };
+        let plan = Arc::new(Plan {
+            config: Arc::new(config),
+            shards,
+            cores,
+            memory_bytes,
+            seed: seed(),
+            stop: Arc::new(AtomicBool::new(false)),
+        });
+        let post = PostOffice::new(shards);
+        let (reports, inbox) = mpsc::channel();
+        let mut threads = Vec::new();
+        let mut wakers_to = Vec::new();
+        let (send, receive) = mpsc::channel();
+        wakers_to.push(send);
+        threads.push(spawn(&plan, CONTROL_SHARD, post.mailbox(CONTROL_SHARD), None, &reports, receive)?);
+        let recovered = match inbox.recv() {
+            Ok(Report::Recovered(recovered)) => recovered,
+            _ => return Err(failure(threads)),
+        };
+        for shard in 1..shards {
+            let (send, receive) = mpsc::channel();
+            wakers_to.push(send);
+            let given = Some(recovered.clone());
+            threads.push(spawn(&plan, shard, post.mailbox(shard), given, &reports, receive)?);
+        }
+        drop(reports);
+        let mut wakers: Vec<Option<Waker>> = vec![None; shards];
+        let mut metrics: Vec<Arc<ShardMetrics>> = vec![Arc::default(); shards];
+        for _ in 0..shards {
+            match inbox.recv() {
+                Ok(Report::Ready { shard, waker, metrics: counters }) => {
+                    wakers[shard] = Some(waker);
+                    metrics[shard] = counters;
+                }
+                _ => {
+                    drop(wakers_to);
+                    return Err(failure(threads));
+                }
+            }
+        }
+        let wakers: Vec<Waker> = wakers.into_iter().flatten().collect();
+        for to in wakers_to {
+            // A shard that ended meanwhile says why when its thread is joined.
+            let _ = to.send(wakers.clone());
+        }
+        Ok(Server { addresses: recovered.addresses, metrics, wakers, stop: plan.stop.clone(), threads })
+    }
+
+    /// Where the listeners accept, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn metrics(&self) -> &[Arc<ShardMetrics>] {
+        &self.metrics
+    }
+
+    /// Begins the clean stop.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
+    /// Whether a shard has ended.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Waits until all shards have ended.
+    pub fn join(self) -> Result<(), ServeError> {
+        let mut result = Ok(());
+        for thread in self.threads {
+            let ended =
+                thread.join().unwrap_or_else(|_| Err(ServeError::Runtime("a shard panicked".to_owned())));
+            result = result.and(ended);
+        }
+        result
+    }
+}
+
+/// The error of the thread that failed to start.
+fn failure(threads: Vec<JoinHandle<Result<(), ServeError>>>) -> ServeError {
+    let mut first = None;
+    for thread in threads {
+        match thread.join() {
+            Ok(Err(error)) => first = first.or(Some(error)),
+            Ok(Ok(())) => {}
+            Err(_) => first = first.or(Some(ServeError::Runtime("a shard panicked at start".to_owned()))),
+        }
+    }
+    first.unwrap_or_else(|| ServeError::Runtime("a shard ended at start".to_owned()))
+}
+
+fn spawn(
+    plan: &Arc<Plan>,
+    shard: usize,
+    mail: Mailbox<Waker>,
+    given: Option<Recovered>,
+    reports: &mpsc::Sender<Report>,
+    wakers: mpsc::Receiver<Vec<Waker>>,
+) -> Result<JoinHandle<Result<(), ServeError>>, ServeError> {
+    let (plan, reports) = (plan.clone(), reports.clone());
+    std::thread::Builder::new()
+        .name(format!("shard-{shard}"))
+        .spawn(move || run_shard(&plan, shard, mail, given, reports, &wakers))
+        .map_err(|error| ServeError::Runtime(format!("no thread for shard {shard}: {error}")))
+}
+
+fn run_shard(
+    plan: &Plan,
+    shard: usize,
+    mail: Mailbox<Waker>,
+    given: Option<Recovered>,
+    reports: mpsc::Sender<Report>,
+    wakers: &mpsc::Receiver<Vec<Waker>>,
+) -> Result<(), ServeError> {
+    if plan.config.pin && shard < plan.cores.len() && !affinity::pin_to(plan.cores[shard]) {
+        tracing::warn!(shard, core = plan.cores[shard], "the shard could not be pinned");
+    }
+    let mut shard_loop = open_shard(plan, shard, mail, given, &reports)?;
+    let ready =
+        Report::Ready { shard, waker: shard_loop.io.waker(), metrics: shard_loop.broker.metrics().clone() };
+    if reports.send(ready).is_err() {
+        return Ok(());
+    }
+    drop(reports);
+    let Ok(wakers) = wakers.recv() else { return Ok(()) };
+    for (peer, waker) in wakers.into_iter().enumerate() {
+        shard_loop.set_waker(peer, waker);
+    }
+    while !shard_loop.is_stopped() {
+        shard_loop.turn(u64::MAX);
+        if plan.stop.load(Ordering::Acquire) {
+            shard_loop.begin_stop();
+        }
+    }
+    Ok(())
+}
+
+fn open_shard(
+    plan: &Plan,
+    shard: usize,
+    mail: Mailbox<Waker>,
+    given: Option<Recovered>,
+    reports: &mpsc::Sender<Report>,
+) -> Result<Shard<UringIo>, ServeError> {
+    let config = &plan.config;
+    let mut io =
+        UringIo::new(ring_options(config)).map_err(|error| ServeError::Preflight(error.to_string()))?;
+    tracing::info!(shard, features = ?io.features(), "ring");
+    let options = storage_options(plan, shard);
+    let (recovered, metadata, listeners) = match given {
+        Some(recovered) => {
+            let (listeners, _) = listen(&mut io, config, Some(&recovered.addresses), plan.shards)?;
+            (recovered, None, listeners)
+        }
+        None => {
+            let (opened, dir_ids) = recover(&mut io, config, &options)?;
+            let (listeners, addresses) = listen(&mut io, config, None, plan.shards)?;
+            let recovered = Recovered { image: opened.image, dir_ids, addresses };
+            // The starting thread may have given up; then the next report fails too.
+            let _ = reports.send(Report::Recovered(recovered.clone()));
+            (recovered, Some(opened.embedded), listeners)
+        }
+    };
+    let ports = listeners.iter().map(|(.., port)| *port);
+    let endpoints =
+        config.listeners.iter().zip(ports).map(|(listener, port)| advertised(listener, port)).collect();
+    let storage = Storage::open(&mut io, options).map_err(data)?;
+    let parts = Parts {
+        shard,
+        shards: plan.shards,
+        config: config.clone(),
+        endpoints,
+        image: recovered.image,
+        dir_ids: recovered.dir_ids,
+        storage,
+        metadata,
+        seed: plan.seed.wrapping_add(shard as u128),
+    };
+    let broker = Broker::open(&mut io, parts).map_err(data)?;
+    let listeners = listeners.into_iter().enumerate().map(|(index, (handle, _))| (handle, index)).collect();
+    Ok(Shard::new(io, broker, mail, listeners, limits(plan)))
+}
+
+fn data(error: impl std::fmt::Display) -> ServeError {
+    ServeError::Data(error.to_string())
+}
+
+/// Locks the directories, reads the metadata, replays the journals.
+fn recover(
+    io: &mut UringIo,
+    config: &BrokerConfig,
+    options: &StorageOptions,
+) -> Result<(Opened, Vec<Uuid>), ServeError> {
+    for dir in &config.log_dirs {
+        std::fs::create_dir_all(dir)
+            .map_err(|error| ServeError::Data(format!("{}: {error}", dir.display())))?;
+    }
+    storage::lock_dirs(io, &config.log_dirs).map_err(data)?;
+    let open = OpenOptions {
+        log_dirs: config.log_dirs.clone(),
+        node_id: config.configured_node_id(),
+        cluster_id: config.cluster_id.clone(),
+    };
+    let opened = Embedded::open(io, &open).map_err(data)?;
+    opened.report.iter().for_each(|line| tracing::warn!("{line}"));
+    let image = &opened.image;
+    let topics = |id| {
+        image.topic_by_id(id).map(|topic| {
+            let topic_config = config.topic_config(&topic.configs);
+            (topic.name.clone(), crate::broker::log_config(&topic_config))
+        })
+    };
+    let report = storage::recover(io, &options.dirs, &topics).map_err(data)?;
+    tracing::info!(?report, "recovered");
+    let dir_ids = opened.directories.iter().map(|directory| directory.id).collect();
+    Ok((opened, dir_ids))
+}
+
+fn ring_options(config: &BrokerConfig) -> UringOptions {
+    UringOptions {
+        spin_ns: config.spin_us * 1000,
+        socket: SocketOptions {
+            send_buffer_bytes: usize::try_from(config.sockets.send_buffer_bytes).ok(),
+            receive_buffer_bytes: usize::try_from(config.sockets.receive_buffer_bytes).ok(),
+            backlog: config.sockets.listen_backlog,
+            ..SocketOptions::default()
+        },
+        ..UringOptions::default()
+    }
+}
+
+fn storage_options(plan: &Plan, shard: usize) -> StorageOptions {
+    let config = &plan.config;
+    let share = (plan.memory_bytes / plan.shards).max(32 << 20);
+    let dirs: Vec<PathBuf> = config.log_dirs.clone();
+    let storage = &config.storage;
+    let mut options = StorageOptions::new(shard as u32, dirs, BufferPool::new(share));
+    if storage.tail_max_bytes > 0 {
+        options.tail_max_bytes = storage.tail_max_bytes as usize / plan.shards;
+    }
+    options.journal_file_bytes = storage.journal_file_bytes;
+    options.journal_max_bytes = storage.journal_max_bytes;
+    options.flush_interval_ms = storage.flush_interval_ms as i64;
+    options.retention_check_interval_ms = storage.retention_check_interval_ms as i64;
+    options.producer_id_expiration_ms = config.transactions.producer_id_expiration_ms;
+    options
+}
+
+fn limits(plan: &Plan) -> ShardLimits {
+    let sockets = &plan.config.sockets;
+    ShardLimits {
+        connections_max: sockets.max_connections,
+        connection: Limits {
+            in_flight_max: sockets.connection_requests_max,
+            frame_bytes_max: sockets.request_max_bytes,
+        },
+        input_bytes_max: sockets
+            .queued_max_request_bytes
+            .map_or(plan.memory_bytes / 2, |bytes| bytes as usize)
+            / plan.shards,
+        idle_ns: sockets.connections_max_idle_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000)),
+    }
+}
+
+type Listening = Vec<(Handle, u16)>;
+
+/// Opens the configured listeners, or the same addresses again on a further shard.
+fn listen(
+    io: &mut UringIo,
+    config: &BrokerConfig,
+    bound: Option<&[SocketAddr]>,
+    shards: usize,
+) -> Result<(Listening, Vec<SocketAddr>), ServeError> {
+    let mut handles = Vec::new();
+    let mut addresses = Vec::new();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let address = match bound {
+            Some(bound) => bound[index],
+            None => resolve(listener)?,
+        };
+        let (handle, address) = io
+            .listen(address, shards > 1)
+            .map_err(|error| ServeError::Listen(format!("listener {}: {address}: {error}", listener.bind)))?;
+        handles.push((handle, address.port()));
+        addresses.push(address);
+    }
+    Ok((handles, addresses))
+}
+
+fn resolve(listener: &Listener) -> Result<SocketAddr, ServeError> {
+    let bind = &listener.bind;
+    let host = match bind.host.as_str() {
+        "" => "::",
+        host => host,
+    };
+    let found = (host, bind.port).to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    found.ok_or_else(|| ServeError::Listen(format!("listener {bind}: the host name has no address")))
+}
+
+/// What clients are told to connect to.
+fn advertised(listener: &Listener, port: u16) -> (String, i32) {
+    let host = match listener.advertised.host.as_str() {
+        "" => host_name(),
+        host => host.to_owned(),
+    };
+    let port = if listener.advertised.port == 0 { port } else { listener.advertised.port };
+    (host, i32::from(port))
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+/// A quarter of the memory that this process may use.
+fn default_memory_bytes() -> usize {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo")
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?.to_owned();
+            line.split_whitespace().nth(1)?.parse::<usize>().ok()
+        })
+        .map_or(1 << 30, |kib| kib * 1024);
+    let container = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse::<usize>().ok());
+    container.map_or(machine, |limit| limit.min(machine)) / 4
+}
+
+fn seed() -> u128 {
+    let mut bytes = [0; 16];
+    match getrandom::fill(&mut bytes) {
+        Ok(()) => u128::from_ne_bytes(bytes),
+        Err(_) => u128::from(crate::io::clock::monotonic_ns()),
+    }
+}

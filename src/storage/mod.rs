@@ -25,6 +25,6 @@ pub mod time_index; // .timeindex
 mod recovery; // start-up: journals back into segments
 mod store; // `Storage`
 
-pub use recovery::recover;
+pub use recovery::{lock_dirs, recover};
 pub use store::Storage;
 pub use types::*;

@@ -29,3 +29,16 @@ pub fn recover(
     }
     Ok(RecoveryReport { clean: true, ..RecoveryReport::default() })
 }
+
+/// Takes the locks of `dirs`, held as long as `io`'s driver lives.
+pub fn lock_dirs(io: &mut impl Io, dirs: &[PathBuf]) -> Result<(), StorageError> {
+    for dir in dirs {
+        let path = dir.join(".lock");
+        match io.lock_file(&path) {
+            Ok(true) => {}
+            Ok(false) => return Err(StorageError::Locked { path }),
+            Err(error) => return Err(StorageError::Io { path, error }),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,297 @@
+//! One client connection as a pure state machine: received bytes become frames, answers leave in request order.
+//!
+//! A client may send ahead. As in Kafka the requests of a connection take effect one after the other; only produce
+//! requests may follow unanswered produce requests, since their order is fixed when they are appended. Everything else
+//! waits in `input`, which is bounded: the shard stops receiving when a connection holds enough.
+
+use std::collections::VecDeque;
+
+use crate::broker::request::{Peer, RequestId, Response, part_len};
+use crate::io::{Handle, Part};
+use crate::protocol::api_key::ApiKey;
+use crate::protocol::error::DecodeError;
+use crate::protocol::frame::{self, LENGTH_BYTES};
+
+/// Bytes of waiting requests above which a connection that cannot start them is no longer received from.
+const INPUT_HIGH_BYTES: usize = 256 * 1024;
+/// Bytes of answers put into one send; more go with the next.
+const SEND_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Parts of one gathered send.
+const SEND_PARTS_MAX: usize = 256;
+
+pub struct Connection {
+    pub socket: Handle,
+    pub peer: Peer,
+    pub receiving: bool,
+    pub cancelling: bool,
+    pub sending: bool,
+    /// The end has begun: no request starts and no answer is sent any more.
+    pub closing: bool,
+    pub shut_down: bool,
+    /// When it last sent or took something.
+    pub active_at_ns: u64,
+    generation: u32,
+    next_sequence: u32,
+    input: Vec<u8>,
+    slots: VecDeque<Slot>,
+    in_flight_max: usize,
+    frame_bytes_max: usize,
+}
+
+struct Slot {
+    sequence: u32,
+    produce: bool,
+    state: State,
+}
+
+enum State {
+    Waiting,
+    Ready(Response),
+    /// Answered by nothing.
+    Silent,
+}
+
+/// What the front of the input holds.
+pub enum Next {
+    /// A whole frame that may start: its content is `input[LENGTH_BYTES..][..len]`.
+    Frame {
+        len: usize,
+    },
+    /// More bytes are needed, or an answer has to leave first.
+    Wait,
+    Broken(DecodeError),
+}
+
+impl Connection {
+    pub fn new(socket: Handle, peer: Peer, generation: u32, limits: Limits, now_ns: u64) -> Connection {
+        Connection {
+            socket,
+            peer,
+            receiving: false,
+            cancelling: false,
+            sending: false,
+            closing: false,
+            shut_down: false,
+            active_at_ns: now_ns,
+            generation,
+            next_sequence: 0,
+            input: Vec::new(),
+            slots: VecDeque::new(),
+            in_flight_max: limits.in_flight_max,
+            frame_bytes_max: limits.frame_bytes_max,
+        }
+    }
+
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The front of `bytes`, which follow what was consumed before.
+    pub fn next(&self, bytes: &[u8]) -> Next {
+        if self.closing {
+            return Next::Wait;
+        }
+        match frame::parse_length(bytes, self.frame_bytes_max) {
+            Err(error) => Next::Broken(error),
+            Ok(Some(len)) if bytes.len() - LENGTH_BYTES >= len => {
+                if self.may_start(&bytes[LENGTH_BYTES..]) {
+                    Next::Frame { len }
+                } else {
+                    Next::Wait
+                }
+            }
+            Ok(_) => Next::Wait,
+        }
+    }
+
+    fn may_start(&self, frame: &[u8]) -> bool {
+        if self.slots.is_empty() {
+            return true;
+        }
+        let produce =
+            frame.first_chunk().is_some_and(|key| i16::from_be_bytes(*key) == ApiKey::Produce.code());
+        produce && self.slots.len() < self.in_flight_max && self.slots.iter().all(|slot| slot.produce)
+    }
+
+    /// Opens the place of the next request in the order of answers.
+    pub fn begin_request(&mut self, connection: u32, api_key: ApiKey) -> RequestId {
+        let sequence = self.next_sequence;
+        self.next_sequence = self.next_sequence.wrapping_add(1);
+        self.slots.push_back(Slot { sequence, produce: api_key == ApiKey::Produce, state: State::Waiting });
+        RequestId { connection, generation: self.generation, sequence }
+    }
+
+    /// Puts an answer (or the lack of one) in its place; `false` when nobody waits for it.
+    pub fn answer(&mut self, sequence: u32, response: Option<Response>) -> bool {
+        let Some(front) = self.slots.front() else { return false };
+        let index = sequence.wrapping_sub(front.sequence) as usize;
+        match self.slots.get_mut(index) {
+            Some(slot) if matches!(slot.state, State::Waiting) => {
+                slot.state = response.map_or(State::Silent, State::Ready);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The answers that may leave now, for one send. Empty when there are none.
+    pub fn take_output(&mut self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let mut bytes = 0;
+        while bytes < SEND_BYTES_MAX && parts.len() < SEND_PARTS_MAX {
+            match self.slots.front() {
+                Some(Slot { state: State::Silent, .. }) => {}
+                Some(Slot { state: State::Ready(response), .. })
+                    if parts.is_empty() || parts.len() + response.parts.len() <= SEND_PARTS_MAX => {}
+                _ => break,
+            }
+            if let Some(Slot { state: State::Ready(response), .. }) = self.slots.pop_front() {
+                for part in response.parts {
+                    bytes += part_len(&part);
+                    push_part(&mut parts, part);
+                }
+            }
+        }
+        parts
+    }
+
+    /// Whether requests are under way or waiting.
+    pub fn is_busy(&self) -> bool {
+        !self.slots.is_empty() || !self.input.is_empty()
+    }
+
+    /// The sequences of requests that still wait for an answer.
+    pub fn unanswered(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slots.iter().filter(|slot| matches!(slot.state, State::Waiting)).map(|slot| slot.sequence)
+    }
+
+    pub fn input_is_empty(&self) -> bool {
+        self.input.is_empty()
+    }
+
+    pub fn input_bytes(&self) -> usize {
+        self.input.capacity()
+    }
+
+    /// Takes the kept input out, to be consumed and put back with [`Connection::put_input`].
+    pub fn take_input(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
+    /// Puts back what is left of `input` behind the first `consumed` bytes.
+    pub fn put_input(&mut self, mut input: Vec<u8>, consumed: usize) {
+        input.drain(..consumed);
+        // A big frame's memory is not kept for a connection that may be idle from now on.
+        if input.is_empty() && input.capacity() > INPUT_HIGH_BYTES {
+            input = Vec::new();
+        }
+        self.input = input;
+    }
+
+    /// Keeps bytes for later. Memory grows with what arrives, never with what a length announces.
+    pub fn keep(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
+    }
+
+    /// Whether to stop receiving: whole requests wait and enough bytes are here.
+    pub fn is_flooded(&self) -> bool {
+        self.input.len() > INPUT_HIGH_BYTES
+            && matches!(frame::parse_length(&self.input, self.frame_bytes_max),
+                Ok(Some(len)) if self.input.len() - LENGTH_BYTES >= len)
+    }
+
+    /// Whether the driver holds nothing of this connection, so that its socket may be closed.
+    pub fn is_quiet(&self) -> bool {
+        !self.receiving && !self.sending
+    }
+}
+
+/// Small answers of one send share one buffer, so that a pipeline of acknowledgements is one plain send.
+fn push_part(parts: &mut Vec<Part>, part: Part) {
+    const JOIN_MAX_BYTES: usize = 4096;
+    match (parts.last_mut(), part) {
+        (Some(Part::Bytes(last)), Part::Bytes(bytes)) if bytes.len() <= JOIN_MAX_BYTES => {
+            last.extend_from_slice(&bytes)
+        }
+        (_, part) => parts.push(part),
+    }
+}
+
+/// What one connection may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub in_flight_max: usize,
+    pub frame_bytes_max: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    fn connection() -> Connection {
+        let peer = Peer { host: Arc::from("/127.0.0.1"), listener: 0 };
+        Connection::new(Handle(1), peer, 7, Limits { in_flight_max: 2, frame_bytes_max: 100 }, 0)
+    }
+
+    fn response(text: &str) -> Option<Response> {
+        Some(Response { parts: vec![Part::Bytes(text.as_bytes().to_vec())] })
+    }
+
+    fn frame(api_key: i16) -> Vec<u8> {
+        let mut bytes = vec![0, 0, 0, 2];
+        bytes.extend(api_key.to_be_bytes());
+        bytes
+    }
+
+    fn text(parts: Vec<Part>) -> String {
+        let bytes = parts.into_iter().flat_map(|part| match part {
+            Part::Bytes(bytes) => bytes,
+            Part::Shared(slice) => slice.to_vec(),
+        });
+        String::from_utf8(bytes.collect()).unwrap()
+    }
+
+    #[test]
+    fn answers_leave_in_request_order() {
+        let mut connection = connection();
+        let first = connection.begin_request(0, ApiKey::Produce);
+        let second = connection.begin_request(0, ApiKey::Produce);
+        assert!(connection.answer(second.sequence, response("two")));
+        assert!(connection.take_output().is_empty());
+        assert!(connection.answer(first.sequence, response("one")));
+        assert_eq!(text(connection.take_output()), "onetwo");
+        assert!(!connection.answer(first.sequence, response("again")));
+    }
+
+    #[test]
+    fn only_produce_follows_produce() {
+        let mut connection = connection();
+        let (produce, fetch) = (frame(0), frame(1));
+        assert!(matches!(connection.next(&fetch), Next::Frame { len: 2 }));
+        connection.begin_request(0, ApiKey::Produce);
+        assert!(matches!(connection.next(&fetch), Next::Wait));
+        assert!(matches!(connection.next(&produce), Next::Frame { .. }));
+        connection.begin_request(0, ApiKey::Produce);
+        assert!(matches!(connection.next(&produce), Next::Wait), "the limit of requests in flight");
+    }
+
+    #[test]
+    fn a_silent_request_holds_nobody_up() {
+        let mut connection = connection();
+        let silent = connection.begin_request(0, ApiKey::Produce);
+        let loud = connection.begin_request(0, ApiKey::Produce);
+        connection.answer(silent.sequence, None);
+        connection.answer(loud.sequence, response("x"));
+        assert_eq!(text(connection.take_output()), "x");
+        assert!(!connection.is_busy());
+    }
+
+    #[test]
+    fn a_frame_too_long_is_broken_before_it_arrives() {
+        let connection = connection();
+        assert!(matches!(connection.next(&[0x7f, 0xff, 0xff, 0xff]), Next::Broken(_)));
+        assert!(matches!(connection.next(&[0xff, 0xff, 0xff, 0xff]), Next::Broken(_)));
+        assert!(matches!(connection.next(&[0, 0, 0]), Next::Wait));
+    }
+}

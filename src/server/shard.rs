@@ -1,0 +1,445 @@
+//! A shard: one thread's driver, its connections and its broker, and the turn that moves them.
+//!
+//! [`Shard::turn`] is the only entry: take mail, submit and take completions, run what is due, answer. Nothing in it
+//! blocks but the driver's wait for the next event. Threads (`server::run`) and the simulation call it in a loop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::connection::{Connection, Limits, Next};
+use super::mailbox::Mailbox;
+use super::token::{Kind, Owner, Token};
+use crate::broker::Broker;
+use crate::broker::request::{Peer, Reply, Request, RequestId, Response};
+use crate::io::buffer::Received;
+use crate::io::{Completion, Errno, Handle, Io, Op, Payload};
+use crate::metrics::ShardMetrics;
+use crate::protocol::frame::{LENGTH_BYTES, RequestHeader};
+use crate::protocol::reader::Reader;
+
+/// Pieces of mail taken in one turn, so that a busy peer cannot keep the sockets waiting.
+const MAIL_A_TURN: usize = 256;
+/// Connections looked at for idleness in one turn.
+const IDLE_CHECKS_A_TURN: usize = 64;
+
+/// Limits of a shard, set at start.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardLimits {
+    pub connections_max: usize,
+    pub connection: Limits,
+    /// Bytes of requests that all connections may hold before they are whole.
+    pub input_bytes_max: usize,
+    /// Idle longer than this a connection is closed.
+    pub idle_ns: u64,
+}
+
+pub struct Shard<I: Io> {
+    pub io: I,
+    pub broker: Broker,
+    mail: Mailbox<I::Waker>,
+    limits: ShardLimits,
+    listeners: Vec<(Handle, usize)>,
+    connections: Slab<Connection>,
+    next_generation: u32,
+    input_bytes: usize,
+    idle_cursor: usize,
+    /// Connections with an answer to send, or with input that may start now.
+    dirty: Vec<u32>,
+    completions: Vec<Completion>,
+    done: Vec<(RequestId, Option<Response>)>,
+    stopping: bool,
+    listeners_open: usize,
+}
+
+impl<I: Io> Shard<I> {
+    /// `listeners` are listening sockets of `io`, each with the index of its configured listener.
+    pub fn new(
+        io: I,
+        broker: Broker,
+        mail: Mailbox<I::Waker>,
+        listeners: Vec<(Handle, usize)>,
+        limits: ShardLimits,
+    ) -> Shard<I> {
+        let mut shard = Shard {
+            io,
+            broker,
+            mail,
+            limits,
+            listeners_open: listeners.len(),
+            listeners,
+            connections: Slab::new(),
+            next_generation: 0,
+            input_bytes: 0,
+            idle_cursor: 0,
+            dirty: Vec::new(),
+            completions: Vec::new(),
+            done: Vec::new(),
+            stopping: false,
+        };
+        for index in 0..shard.listeners.len() {
+            shard.accept(index as u32);
+        }
+        shard
+    }
+
+    /// One turn. Waits for an event, but not beyond `wait_until_ns`.
+    pub fn turn(&mut self, wait_until_ns: u64) {
+        self.take_mail();
+        let wait = if self.has_work() { 0 } else { wait_until_ns.min(self.broker.next_deadline_ns()) };
+        let mut completions = std::mem::take(&mut self.completions);
+        self.io.turn(wait, &mut completions);
+        self.metrics().turns.add(1);
+        self.metrics().completions.add(completions.len() as u64);
+        for completion in completions.drain(..) {
+            self.complete(completion);
+        }
+        self.completions = completions;
+        self.close_idle();
+        self.broker.end_turn(&mut self.io);
+        self.deliver();
+        self.run_dirty();
+        // Answers of requests that started just now.
+        self.deliver();
+        self.run_dirty();
+        self.broker.submit(&mut self.io);
+        for (to, mail) in self.broker.take_outgoing() {
+            self.mail.send(to, mail);
+        }
+        self.mail.flush(&mut self.io);
+    }
+
+    /// Takes no new connection and no new request, and has the broker flush its logs. Idempotent.
+    pub fn begin_stop(&mut self) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        for index in 0..self.listeners.len() {
+            self.io.submit(
+                Op::Cancel { target: Token::new(Owner::Server, Kind::Accept, index as u32).into() },
+                Token::new(Owner::Server, Kind::Other, 0).into(),
+            );
+        }
+        self.broker.begin_stop(&mut self.io);
+    }
+
+    /// Whether all is on disk and the clean stop is marked.
+    pub fn is_stopped(&self) -> bool {
+        self.stopping && self.broker.is_stopped()
+    }
+
+    pub fn set_waker(&mut self, peer: usize, waker: I::Waker) {
+        self.mail.set_waker(peer, waker);
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    fn metrics(&self) -> &Arc<ShardMetrics> {
+        self.broker.metrics()
+    }
+
+    fn has_work(&self) -> bool {
+        !self.dirty.is_empty() || self.mail.has_mail() || self.broker.has_work()
+    }
+
+    fn take_mail(&mut self) {
+        for _ in 0..MAIL_A_TURN {
+            let Some((from, mail)) = self.mail.receive() else { break };
+            self.broker.mail(&mut self.io, from, mail);
+        }
+    }
+
+    fn accept(&mut self, index: u32) {
+        let listener = self.listeners[index as usize].0;
+        self.io.submit(Op::Accept { listener }, Token::new(Owner::Server, Kind::Accept, index).into());
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        let token = Token::from(completion.token);
+        match token.owner() {
+            Owner::Server => self.complete_socket(token, completion),
+            Owner::Storage => self.broker.storage_completion(&mut self.io, completion),
+            Owner::Metadata => self.broker.metadata_completion(&mut self.io, completion),
+        }
+    }
+
+    fn complete_socket(&mut self, token: Token, completion: Completion) {
+        match token.kind() {
+            Kind::Accept => self.accepted(token.index(), completion),
+            Kind::Receive => self.received(token.index(), completion),
+            Kind::Send => self.sent(token.index(), completion),
+            Kind::Other => {}
+        }
+    }
+
+    fn accepted(&mut self, listener: u32, completion: Completion) {
+        if let Payload::Accepted { socket, peer } = completion.payload {
+            self.open_connection(listener, socket, peer);
+        } else if let Err(errno) = completion.result
+            && !self.stopping
+        {
+            tracing::warn!(%errno, "a connection could not be accepted");
+        }
+        if !completion.more {
+            if self.stopping {
+                self.listeners_open -= 1;
+            } else {
+                self.accept(listener);
+            }
+        }
+    }
+
+    fn open_connection(&mut self, listener: u32, socket: Handle, peer: Option<SocketAddr>) {
+        if self.stopping || self.connections.len() >= self.limits.connections_max {
+            self.metrics().connections_refused.add(1);
+            tracing::warn!(limit = self.limits.connections_max, "connection refused: too many on this shard");
+            return self.close_socket(socket);
+        }
+        let host = peer.map_or_else(|| Arc::from("/unknown"), |peer| Arc::from(format!("/{}", peer.ip())));
+        let peer = Peer { host, listener: self.listeners[listener as usize].1 };
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let connection =
+            Connection::new(socket, peer, self.next_generation, self.limits.connection, self.io.now());
+        let index = self.connections.insert(connection) as u32;
+        self.metrics().connections_opened.add(1);
+        self.receive(index);
+    }
+
+    fn receive(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        connection.receiving = true;
+        let socket = connection.socket;
+        self.io.submit(Op::Receive { socket }, Token::new(Owner::Server, Kind::Receive, index).into());
+    }
+
+    fn received(&mut self, index: u32, completion: Completion) {
+        if !completion.more {
+            let connection = &mut self.connections[index as usize];
+            connection.receiving = false;
+            connection.cancelling = false;
+        }
+        match (completion.result, completion.payload) {
+            (Ok(bytes), Payload::Received(piece)) if bytes > 0 => self.take_piece(index, &piece),
+            (Err(Errno::CANCELED | Errno::NO_BUFFERS), _) => {}
+            (Ok(_), _) => self.begin_close(index, "the client closed it"),
+            (Err(errno), _) => self.begin_close(index, &errno.to_string()),
+        }
+        self.keep_receiving(index);
+        self.finish_close(index);
+    }
+
+    fn take_piece(&mut self, index: u32, piece: &Received) {
+        let connection = &mut self.connections[index as usize];
+        if connection.closing {
+            return;
+        }
+        connection.active_at_ns = self.io.now();
+        self.metrics().bytes_received.add(piece.len() as u64);
+        let connection = &mut self.connections[index as usize];
+        if connection.input_is_empty() {
+            let consumed = self.start_frames(index, piece);
+            if consumed < piece.len() {
+                self.keep_input(index, &piece[consumed..]);
+            }
+        } else {
+            self.keep_input(index, piece);
+            self.run_input(index);
+        }
+    }
+
+    /// Keeps bytes within the shard's budget; beyond it the connection ends, for all waiting would wait for ever.
+    fn keep_input(&mut self, index: u32, bytes: &[u8]) {
+        let connection = &mut self.connections[index as usize];
+        let before = connection.input_bytes();
+        connection.keep(bytes);
+        self.input_bytes += connection.input_bytes() - before;
+        if self.input_bytes > self.limits.input_bytes_max {
+            tracing::warn!(limit = self.limits.input_bytes_max, "no memory left for unfinished requests");
+            self.begin_close(index, "no memory left for unfinished requests");
+        }
+    }
+
+    /// Starts what may start of the kept input.
+    fn run_input(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        if connection.closing || connection.input_is_empty() {
+            return;
+        }
+        let before = connection.input_bytes();
+        let input = connection.take_input();
+        let consumed = self.start_frames(index, &input);
+        let connection = &mut self.connections[index as usize];
+        connection.put_input(input, consumed);
+        self.input_bytes = self.input_bytes + connection.input_bytes() - before;
+    }
+
+    /// Starts the requests at the front of `bytes`; answers how many bytes they took.
+    fn start_frames(&mut self, index: u32, bytes: &[u8]) -> usize {
+        let mut consumed = 0;
+        loop {
+            match self.connections[index as usize].next(&bytes[consumed..]) {
+                Next::Wait => return consumed,
+                Next::Broken(error) => {
+                    self.begin_close(index, &error.to_string());
+                    return bytes.len();
+                }
+                Next::Frame { len } => {
+                    consumed += LENGTH_BYTES;
+                    self.start_request(index, &bytes[consumed..consumed + len]);
+                    consumed += len;
+                }
+            }
+        }
+    }
+
+    fn start_request(&mut self, index: u32, frame: &[u8]) {
+        let mut reader = Reader::new(frame);
+        let header = match RequestHeader::decode(&mut reader) {
+            Ok(header) => header,
+            Err(error) => return self.begin_close(index, &error.to_string()),
+        };
+        let connection = &mut self.connections[index as usize];
+        let id = connection.begin_request(index, header.api_key);
+        let head = crate::broker::request::Head {
+            id,
+            api_key: header.api_key,
+            version: header.version,
+            correlation_id: header.correlation_id,
+        };
+        let body = reader.rest();
+        let request = Request { head, client_id: header.client_id, peer: &connection.peer, body };
+        match self.broker.request(&mut self.io, request) {
+            Reply::Now(response) => self.answer(id, Some(response)),
+            Reply::Silent => self.answer(id, None),
+            Reply::Later => {}
+            Reply::Close(reason) => self.begin_close(index, &reason),
+        }
+    }
+
+    fn deliver(&mut self) {
+        let mut done = std::mem::take(&mut self.done);
+        self.broker.take_done(&mut done);
+        for (id, response) in done.drain(..) {
+            self.answer(id, response);
+        }
+        self.done = done;
+    }
+
+    fn answer(&mut self, id: RequestId, response: Option<Response>) {
+        let Some(connection) = self.connections.get_mut(id.connection as usize) else { return };
+        if connection.generation() == id.generation && connection.answer(id.sequence, response) {
+            self.dirty.push(id.connection);
+        }
+    }
+
+    /// Sends the answers of connections that have some, and starts requests that waited for them.
+    fn run_dirty(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            if !self.connections.contains(index as usize) {
+                continue;
+            }
+            self.send(index);
+            self.run_input(index);
+            self.keep_receiving(index);
+            self.finish_close(index);
+        }
+        // Requests that started just now may be answered already: that is the next round's work.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    fn send(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        if connection.sending || connection.closing {
+            return;
+        }
+        let parts = connection.take_output();
+        if parts.is_empty() {
+            return;
+        }
+        connection.sending = true;
+        let socket = connection.socket;
+        self.io.submit(Op::Send { socket, parts }, Token::new(Owner::Server, Kind::Send, index).into());
+    }
+
+    fn sent(&mut self, index: u32, completion: Completion) {
+        let connection = &mut self.connections[index as usize];
+        connection.sending = false;
+        connection.active_at_ns = self.io.now();
+        match completion.result {
+            Ok(bytes) => {
+                self.metrics().bytes_sent.add(bytes as u64);
+                self.dirty.push(index);
+            }
+            Err(errno) => self.begin_close(index, &errno.to_string()),
+        }
+        self.finish_close(index);
+    }
+
+    /// Stops receiving from a connection that holds enough, resumes when it has room.
+    fn keep_receiving(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        let flooded = connection.is_flooded();
+        if connection.receiving && flooded && !connection.cancelling {
+            connection.cancelling = true;
+            self.io.submit(
+                Op::Cancel { target: Token::new(Owner::Server, Kind::Receive, index).into() },
+                Token::new(Owner::Server, Kind::Other, 0).into(),
+            );
+        } else if !connection.receiving && !flooded && !connection.closing {
+            self.receive(index);
+        }
+    }
+
+    fn begin_close(&mut self, index: u32, reason: &str) {
+        let connection = &mut self.connections[index as usize];
+        if std::mem::replace(&mut connection.closing, true) {
+            return;
+        }
+        tracing::debug!(peer = %connection.peer.host, reason, "connection closed");
+        let socket = connection.socket;
+        for sequence in connection.unanswered() {
+            self.broker.forget(RequestId {
+                connection: index,
+                generation: connection.generation(),
+                sequence,
+            });
+        }
+        self.io.submit(Op::Shutdown { socket }, Token::new(Owner::Server, Kind::Other, 0).into());
+        // The slot is given up later: the caller may still be at work on this connection.
+        self.dirty.push(index);
+    }
+
+    fn finish_close(&mut self, index: u32) {
+        let connection = &self.connections[index as usize];
+        if connection.closing && connection.is_quiet() {
+            let connection = self.connections.remove(index as usize);
+            self.input_bytes -= connection.input_bytes();
+            self.metrics().connections_closed.add(1);
+            self.close_socket(connection.socket);
+        }
+    }
+
+    fn close_socket(&mut self, handle: Handle) {
+        self.io.submit(Op::Close { handle }, Token::new(Owner::Server, Kind::Other, 0).into());
+    }
+
+    fn close_idle(&mut self) {
+        let now = self.io.now();
+        let slots = self.connections.capacity();
+        for _ in 0..slots.min(IDLE_CHECKS_A_TURN) {
+            self.idle_cursor = (self.idle_cursor + 1) % slots;
+            if let Some(connection) = self.connections.get(self.idle_cursor)
+                && now.saturating_sub(connection.active_at_ns) > self.limits.idle_ns
+                && !connection.closing
+            {
+                self.begin_close(self.idle_cursor as u32, "idle for too long");
+            }
+        }
+    }
+}
