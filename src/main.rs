@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ringlog` binary; see `ringlog::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringlog::cli::run()
+}

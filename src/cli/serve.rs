@@ -1,0 +1,121 @@
+//! `ringlog serve`: configuration from file, environment and flags, then the broker until a signal ends it.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{BrokerConfig, Settings};
+use crate::server::{ServeError, Server};
+
+/// How often the waiting thread looks whether a shard has ended by itself.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// A server.properties file; keys as in Apache Kafka
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set one key; comes last, may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Log as JSON, one object a line
+    #[arg(long)]
+    log_json: bool,
+    /// What to log: error, warn, info, debug, trace, or a tracing filter
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "RINGLOG_LOG")]
+    log: String,
+}
+
+pub fn run(args: Args) -> ExitCode {
+    start_logging(&args);
+    let config = match configuration(&args) {
+        Ok(config) => config,
+        Err(text) => {
+            eprintln!("{text}");
+            return ExitCode::from(2);
+        }
+    };
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ringlog: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn start_logging(args: &Args) {
+    let filter = EnvFilter::try_new(&args.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = if args.log_json {
+        logs.json().try_init()
+    } else {
+        logs.with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
+    if let Err(error) = started {
+        eprintln!("ringlog: no log: {error}");
+    }
+}
+
+fn configuration(args: &Args) -> Result<BrokerConfig, String> {
+    let mut settings = Settings::new();
+    if let Some(path) = &args.config {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| format!("ringlog: {name}: {error}"))?;
+        settings.add_file(&name, &text);
+    }
+    settings.add_environment(
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+    );
+    for assignment in &args.set {
+        settings.add_set(assignment);
+    }
+    let (config, warnings) = settings.resolve().map_err(|error| error.to_string())?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(config)
+}
+
+fn serve(config: BrokerConfig) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ServeError::Runtime(error.to_string()))?;
+    let server = Server::start(config)?;
+    if let Some(address) = server.addresses().first() {
+        let mut out = std::io::stdout().lock();
+        // Whoever closed the pipe does not want to know.
+        let _ = writeln!(out, "ready {address}").and_then(|()| out.flush());
+    }
+    runtime.block_on(until_signalled(&server))?;
+    tracing::info!("stopping");
+    server.stop();
+    let joined = server.join();
+    tracing::info!("stopped");
+    joined
+}
+
+/// Returns at SIGTERM or SIGINT, or when a shard has ended.
+async fn until_signalled(server: &Server) -> Result<(), ServeError> {
+    let no_signals = |error: std::io::Error| ServeError::Runtime(error.to_string());
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut watch = tokio::time::interval(WATCH_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = watch.tick() => {
+                if server.has_ended() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
