@@ -243,6 +243,9 @@ impl ClassicGroup {
         if self.is_leader(old_id) {
             self.leader = Some(new_id.clone());
         }
+        if self.pending_sync.remove(old_id) {
+            self.pending_sync.insert(new_id.clone());
+        }
         self.static_members.insert(instance_id.clone(), new_id.clone());
         self.count_protocols(&new.protocols, 1);
         self.bytes += new.bytes();
@@ -436,4 +439,26 @@ fn add_subscription(metadata: &[u8], all: &mut BTreeSet<Arc<str>>) -> Option<()>
         }
     }
     Some(())
+}
+
+#[cfg(test)]
+impl ClassicGroup {
+    /// What is counted is what is there.
+    pub fn check_counts(&self) {
+        let awaiting = self.members.values().filter(|member| member.awaiting_join.is_some()).count();
+        assert_eq!(self.awaiting_join, awaiting);
+        let pending: usize = self.pending_join.iter().map(|id| id.len()).sum();
+        assert_eq!(self.bytes, pending + self.members.values().map(Member::bytes).sum::<usize>());
+        let mut supported: BTreeMap<Arc<str>, usize> = BTreeMap::new();
+        let mut instances = BTreeMap::new();
+        for member in self.members.values() {
+            assert_eq!(Some(&member.protocol_type), self.protocol_type.as_ref());
+            member.protocols.iter().for_each(|p| *supported.entry(p.name.clone()).or_default() += 1);
+            member.instance_id.iter().for_each(|id| drop(instances.insert(id.clone(), member.id.clone())));
+        }
+        assert_eq!(self.supported, supported);
+        assert_eq!(self.static_members, instances);
+        assert!(self.pending_sync.iter().all(|id| self.members.contains_key(id)));
+        assert!(self.pending_join.iter().all(|id| !self.members.contains_key(id)));
+    }
 }

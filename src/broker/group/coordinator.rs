@@ -228,6 +228,11 @@ impl GroupCoordinator {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn has_timer(&self, key: &TimerKey) -> bool {
+        self.timers.is_set(key)
+    }
+
     // For the handlers
 
     pub(super) fn config(&self) -> &GroupConfig {

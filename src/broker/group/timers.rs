@@ -68,6 +68,11 @@ impl Timers {
         }
     }
 
+    #[cfg(test)]
+    pub fn is_set(&self, key: &TimerKey) -> bool {
+        self.places.contains_key(key)
+    }
+
     pub fn cancel_partition(&mut self, partition: i32) {
         self.queue.retain(|_, key| key.partition() != partition);
         self.places.retain(|key, _| key.partition() != partition);

@@ -302,6 +302,7 @@ impl Turn<'_> {
             return; // The rebalance that has begun since answers it.
         }
         let Some(waiting) = group.classic.take_awaiting_join(id) else { return };
+        self.renew_session(group, id);
         if waiting.version >= SKIP_ASSIGNMENT_VERSION {
             let is_leader = group.classic.is_leader(id);
             self.answer_join(group, waiting, id, is_leader, is_leader);
