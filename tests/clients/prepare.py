@@ -36,9 +36,9 @@ def _once(folder, make):
     return folder
 
 
-def apt(package, program):
-    """A Debian package, where the program it brings is missing."""
-    if shutil.which(program):
+def apt(package, missing):
+    """A Debian package, where what it brings is missing."""
+    if not missing:
         return
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     _step([*sudo, "apt-get", "-q", "update"])
@@ -47,7 +47,7 @@ def apt(package, program):
 
 def kafka_jars():
     """Apache Kafka's broker and tools."""
-    apt("maven", "mvn")
+    apt("maven", not shutil.which("mvn"))
     folder = _made_of("kafka-4.3.1", "java/pom.xml")
     _once(folder, lambda d: _step(["mvn", "-B", "-ntp", "-q", "-f", os.path.join(HERE, "java", "pom.xml"),
                                    "dependency:copy-dependencies", "-DincludeScope=runtime",
@@ -67,15 +67,14 @@ def java_tools():
 
 
 def kcat():
-    apt("kcat", "kcat")
+    apt("kcat", not shutil.which("kcat"))
     kafka_jars()  # kcat cannot create a topic
     return _python("kcat")
 
 
 def _venv(client, requirements):
     def make(folder):
-        if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode:
-            apt("python3-venv", "-none-")
+        apt("python3-venv", subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode)
         _step([sys.executable, "-m", "venv", folder])
         _step([os.path.join(folder, "bin", "pip"), "install", "-q", "--disable-pip-version-check", "-r",
                os.path.join(HERE, client, requirements)])
