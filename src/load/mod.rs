@@ -1,1 +1,50 @@
-//! (to be written)
+//! The load generator, `ringlog load`: drives any Kafka broker, says how late answers were against the plan, and checks
+//! every record while it does so.
+//!
+//! Shape: the calling thread sets the topic up, follows the brokers' metadata and gathers what the workers measure
+//! ([`engine`]); each worker is one thread with one driver ([`worker`]), and holds producers ([`producer`]) and consumers
+//! ([`consumer`]) as plain state machines over their connections ([`link`]). Stands beside `broker` and never imports it:
+//! it knows of a broker only what comes over the wire.
+//!
+//! Invariants:
+//! - A record's latency counts from the time the plan gave it, also when the broker or this program was late.
+//! - Histograms are merged, never averaged.
+//! - A record is acknowledged, failed, unanswered or never sent; each is counted once, and what was acknowledged has to be
+//!   read back unless nobody reads.
+//! - Every limit is a number: bytes buffered, requests in flight, retries by time.
+
+pub mod args; // the command line
+pub mod batch; // record batches from templates
+pub mod options; // the same as checked values
+pub mod payload; // what a record says of itself
+pub mod units; // rates, sizes, durations as people write them
+
+pub use args::Args;
+
+use std::process::ExitCode;
+
+/// The exit codes of a run.
+pub mod exit {
+    /// Measured, and every check passed.
+    pub const OK: u8 = 0;
+    /// Records were lost, duplicated, reordered or corrupt, or could not be delivered.
+    pub const FAILED: u8 = 1;
+    /// The generator fell behind its own plan: the figures are not the broker's.
+    pub const INVALID: u8 = 2;
+    /// The run did not come about: wrong options, no broker, no topic.
+    pub const NOT_RUN: u8 = 3;
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> ExitCode {
+    match options::Options::from_args(&args) {
+        Ok(_) => {
+            eprintln!("ringlog load: the engine is not part of this build");
+            ExitCode::from(exit::NOT_RUN)
+        }
+        Err(error) => {
+            eprintln!("ringlog load: {error}");
+            ExitCode::from(exit::NOT_RUN)
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The command line of `ringlog load`. Checked and turned into values by [`super::options`].
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, ValueEnum};
+
+use super::units::{Rate, parse_bytes, parse_cores, parse_duration_ns};
+
+/// Load any Kafka broker, measure latency against the plan, and check every record.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Args {
+    /// Brokers to ask for the others, comma-separated
+    #[arg(long, value_name = "HOST:PORT", env = "RINGLOG_BOOTSTRAP")]
+    pub bootstrap: String,
+
+    /// The topic; without it one is made for the run and deleted at its end
+    #[arg(long)]
+    pub topic: Option<String>,
+    /// Partitions of a topic that is made
+    #[arg(long, default_value_t = 6)]
+    pub partitions: u32,
+    /// Replicas of a topic that is made (-1: the broker's default)
+    #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
+    pub replication_factor: i16,
+    /// A setting of a topic that is made; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub create_config: Vec<String>,
+    /// Keep a topic that was made for the run
+    #[arg(long)]
+    pub keep: bool,
+
+    /// Producers, each with its own sequence of records
+    #[arg(long, default_value_t = 1)]
+    pub producers: u32,
+    /// Consumers, which share the partitions; 0 measures and checks no reading
+    #[arg(long, default_value_t = 1)]
+    pub consumers: u32,
+    /// Connections of the producers to each broker; one a producer by default
+    #[arg(long)]
+    pub connections: Option<u32>,
+    /// Threads of the generator
+    #[arg(long, default_value_t = 1)]
+    pub threads: u32,
+    /// Cores to pin the threads to, in turn
+    #[arg(long, value_name = "CORES", value_parser = parse_cores)]
+    pub pin: Option<Vec<usize>>,
+
+    /// Bytes of a record's value
+    #[arg(long, default_value = "1024", value_parser = parse_bytes, value_name = "BYTES")]
+    pub record_size: u64,
+    /// Keys: none (batch by batch over the partitions), random, or the number of different ones
+    #[arg(long, default_value = "none", value_name = "none|random|N")]
+    pub keys: String,
+    /// Records arrive at this rate, whatever the broker does: records a second, or bytes (100MB/s)
+    #[arg(long, conflicts_with = "max")]
+    pub rate: Option<Rate>,
+    /// As many as the requests in flight allow (the default)
+    #[arg(long)]
+    pub max: bool,
+    /// The largest batch
+    #[arg(long, default_value = "16KiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub batch_bytes: u64,
+    /// How long a batch waits to be filled
+    #[arg(long, default_value = "0", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub linger: u64,
+    /// The largest request, of several batches
+    #[arg(long, default_value = "1MiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub max_request_bytes: u64,
+    /// Produce requests in flight on a connection
+    #[arg(long, default_value_t = 5)]
+    pub max_in_flight: u32,
+    /// Memory for records that wait, over all producers
+    #[arg(long, default_value = "256MiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub buffer_bytes: u64,
+    /// Which acknowledgement to ask for
+    #[arg(long, default_value = "all")]
+    pub acks: AcksArg,
+    /// Codec of the batches
+    #[arg(long, default_value = "none")]
+    pub compression: CodecArg,
+    /// Idempotent producers: no duplicates, no reordering, whatever happens
+    #[arg(long)]
+    pub idempotent: bool,
+    /// How long a record may take, retries and all
+    #[arg(long, default_value = "120s", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub delivery_timeout: u64,
+    /// The pause before a retry
+    #[arg(long, default_value = "100ms", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub retry_backoff: u64,
+
+    /// How long a fetch may wait for data
+    #[arg(long, default_value = "500ms", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub fetch_max_wait: u64,
+    /// Data a fetch waits for
+    #[arg(long, default_value = "1", value_parser = parse_bytes, value_name = "BYTES")]
+    pub fetch_min_bytes: u64,
+    /// The most a fetch brings
+    #[arg(long, default_value = "50MiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub fetch_max_bytes: u64,
+    /// The most a fetch brings of one partition
+    #[arg(long, default_value = "1MiB", value_parser = parse_bytes, value_name = "BYTES")]
+    pub fetch_partition_bytes: u64,
+    /// Do not check what the consumers read
+    #[arg(long)]
+    pub no_verify: bool,
+
+    /// Time before measuring begins
+    #[arg(long, default_value = "0", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub warmup: u64,
+    /// Time of measuring; 10 s when neither this nor --records is given
+    #[arg(long, value_parser = parse_duration_ns, value_name = "TIME")]
+    pub duration: Option<u64>,
+    /// Records to measure, over all producers
+    #[arg(long)]
+    pub records: Option<u64>,
+    /// How long the end may take without progress: last acknowledgements, last records read
+    #[arg(long, default_value = "30s", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub drain_timeout: u64,
+    /// The run is invalid when the generator's own lag behind its plan is above this at the 99th percentile
+    #[arg(long, default_value = "10ms", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub max_lag: u64,
+    /// The finest step in which arrivals are looked at
+    #[arg(long, default_value = "20us", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub tick: u64,
+    /// Look for work this long before sleeping; for cores the generator has to itself
+    #[arg(long, default_value = "0", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub spin: u64,
+    /// Seed of the run's id, payload and keys; random by default
+    #[arg(long)]
+    pub seed: Option<u64>,
+
+    /// A broker on this machine: its CPU time and memory are reported too
+    #[arg(long)]
+    pub broker_pid: Option<u32>,
+    /// Write the report as JSON (- for standard output)
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the latencies, second by second, as a HdrHistogram log
+    #[arg(long, value_name = "FILE")]
+    pub hdr: Option<PathBuf>,
+    /// Write a line a second: throughput and latency over time
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// No table
+    #[arg(long)]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AcksArg {
+    #[value(name = "0")]
+    None,
+    #[value(name = "1")]
+    Leader,
+    #[value(name = "all", alias = "-1")]
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CodecArg {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
