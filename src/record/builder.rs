@@ -276,6 +276,20 @@ mod tests {
             assert_eq!((records[50].key, records[50].value), (None, None));
         }
         assert_eq!(seen, Codec::ALL.map(Some));
+        let last = batches(&out).last().expect("five").expect("a batch");
+        let mut find = |timestamp, from| {
+            last.find_timestamp(
+                timestamp,
+                from,
+                &mut decompressor,
+                &mut scratch,
+                DECOMPRESSED_BYTES_MAX_DEFAULT,
+            )
+        };
+        assert_eq!(find(1000, 0), Ok(Some((100, 1000))));
+        assert_eq!(find(990, 105), Ok(Some((105, 995))));
+        assert_eq!(find(990, 111), Ok(None), "earlier than asked");
+        assert_eq!((find(1001, 0), find(5, 150), find(5, 151)), (Ok(None), Ok(Some((150, 5))), Ok(None)));
         assert!(RecordBatch::parse(&out).is_ok());
     }
 }

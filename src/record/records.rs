@@ -194,6 +194,30 @@ impl<'a> RecordBatch<'a> {
         let bytes = decompressor.payload(self, scratch, bytes_max)?;
         Records::new(bytes, self.header().records_count)
     }
+
+    /// The first record at or behind `start_offset` that is not earlier than `timestamp`: its offset and timestamp. With the
+    /// batch's max timestamp it finds the first record that has it.
+    pub fn find_timestamp(
+        &self,
+        timestamp: i64,
+        start_offset: i64,
+        decompressor: &mut Decompressor,
+        scratch: &mut Vec<u8>,
+        bytes_max: usize,
+    ) -> Result<Option<(i64, i64)>, RecordError> {
+        let header = self.header();
+        if header.max_timestamp < timestamp || header.last_offset() < start_offset {
+            return Ok(None);
+        }
+        for record in self.records(decompressor, scratch, bytes_max)? {
+            let record = record?;
+            let found = (record.offset(header), record.timestamp(header));
+            if found.0 >= start_offset && found.1 >= timestamp {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
 }
 
 /// Reads the parts of a record off the front of its bytes.

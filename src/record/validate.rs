@@ -127,9 +127,19 @@ pub struct RecordRejection {
     pub reason: RecordRejectionReason,
 }
 
+impl RecordRejection {
+    /// What the answer says of the record.
+    pub fn message(&self, topic_partition: impl std::fmt::Display) -> String {
+        match self.reason {
+            RecordRejectionReason::NoKey => format!("{} in topic partition {topic_partition}", self.reason),
+            _ => self.reason.to_string(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum RecordRejectionReason {
-    #[error("Compacted topic cannot accept message without key.")]
+    #[error("Compacted topic cannot accept message without key")]
     NoKey,
     #[error(
         "Timestamp {timestamp} of message with offset {offset} is out of range. \

@@ -21,6 +21,7 @@ pub mod names; // files, directories, legal topic names
 pub mod offset_index; // .index
 pub mod producer_state; // sequences, duplicates, open transactions; .snapshot
 pub mod time_index; // .timeindex
+pub mod transaction_index; // .txnindex
 
 mod recovery; // start-up: journals back into segments
 mod store; // `Storage`
