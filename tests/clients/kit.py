@@ -75,9 +75,9 @@ def equal(got, want, what=""):
     assert got == want, f"{what}: got {got!r}, not {want!r}"[:600]
 
 
-def restart_broker():
-    """Begins a restart of the broker; the process returned ends with 0 when it serves again."""
-    return subprocess.Popen(shlex.split(os.environ["RESTART"]))
+def restart_broker(how="RESTART"):
+    """Begins a restart of the broker (CRASH: by SIGKILL); the process returned ends with 0 when it serves again."""
+    return subprocess.Popen(shlex.split(os.environ[how]))
 
 
 def restarted(process):

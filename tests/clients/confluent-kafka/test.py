@@ -47,9 +47,9 @@ def consumer(group, topic=None, **config):
     return c
 
 
-def take(c, add):
+def take(c, add, timeout_s=0.1):
     """One poll of a consumer."""
-    m = c.poll(0.1)
+    m = c.poll(timeout_s)
     if m is None:
         return
     if m.error():
@@ -149,38 +149,41 @@ def _():
     again.close()
 
 
-@check("broker restart in the middle, idempotent producer")
-def _():
-    create("ck-restart")
+def back_again(how):
+    topic = f"ck-{how.lower()}"
+    create(topic)
     failures, n = [], 4000
     producer = Producer({**CLIENT, "enable.idempotence": True, "linger.ms": 5, "compression.type": "lz4",
                          "message.timeout.ms": 100000})
-    c, tally = consumer("ck-restart-g", "ck-restart"), Tally()
+    c, tally = consumer(f"{topic}-g", topic), Tally()
 
     def take_any():
         try:
-            take(c, tally.add_again)
+            take(c, tally.add_again, 0.005)
         except KafkaException as e:
             if not e.args[0].retriable() and e.args[0].name() not in ("_ALL_BROKERS_DOWN", "_TRANSPORT"):
                 raise
     restart = None
     for i in range(n):
-        produce(producer, "ck-restart", i, failures)
+        produce(producer, topic, i, failures)
         if i == n // 4:
             until("half of them read", lambda: take_any() or len(tally) >= n // 8, pause_s=0)
-            restart = restart_broker()
+            restart = restart_broker(how)
         if i % 10 == 0:
             take_any()
-            producer.poll(0.002)
     equal(producer.flush(100), 0, "records left in the producer")
     restarted(restart)
     equal(failures, [], "failed deliveries")
     until(f"{n} records", lambda: take_any() or len(tally) >= n, pause_s=0)
     tally.expect(n)
-    ends = [c.get_watermark_offsets(TopicPartition("ck-restart", p), timeout=20)[1] for p in range(3)]
+    ends = [c.get_watermark_offsets(TopicPartition(topic, p), timeout=20)[1] for p in range(3)]
     equal(sum(ends), n, "end offsets")
     c.commit(asynchronous=False)
     c.close()
+
+
+check("broker restart in the middle, idempotent producer")(lambda: back_again("RESTART"))
+check("broker killed in the middle, idempotent producer")(lambda: back_again("CRASH"))
 
 
 @check("seek by timestamp")

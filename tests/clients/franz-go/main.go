@@ -125,7 +125,8 @@ func main() {
 	Check("admin: describe and alter configs", configs)
 	Check("admin: create partitions, delete records, delete topic", partitions)
 	Check("admin: groups and log dirs", groups)
-	Check("broker restart in the middle, idempotent producer", restart)
+	Check("broker restart in the middle, idempotent producer", func(ctx context.Context) { backAgain(ctx, "RESTART") })
+	Check("broker killed in the middle, idempotent producer", func(ctx context.Context) { backAgain(ctx, "CRASH") })
 	Main()
 }
 
@@ -275,11 +276,12 @@ func groups(ctx context.Context) {
 	Equal("log dirs hold something", size > 0, true)
 }
 
-func restart(ctx context.Context) {
-	create(ctx, "fg-restart", 3, nil)
+func backAgain(ctx context.Context, how string) {
+	topic := "fg-" + how
+	create(ctx, topic, 3, nil)
 	const n = 4000
 	tally := NewTally()
-	m := join(ctx, "fg-restart-g", "fg-restart", func(r *kgo.Record) {
+	m := join(ctx, topic+"-g", topic, func(r *kgo.Record) {
 		tally.AddAgain(r.Partition, r.Offset, r.Key, r.Value, headers(r), r.Timestamp)
 	}, never)
 	producer := client(kgo.MaxBufferedRecords(100), kgo.ProducerBatchCompression(kgo.Lz4Compression()))
@@ -288,7 +290,7 @@ func restart(ctx context.Context) {
 	var mu sync.Mutex
 	restarted := func() {}
 	for i := range n {
-		producer.Produce(ctx, record("fg-restart", i), func(_ *kgo.Record, err error) {
+		producer.Produce(ctx, record(topic, i), func(_ *kgo.Record, err error) {
 			if err != nil {
 				mu.Lock()
 				failed = append(failed, err)
@@ -297,7 +299,7 @@ func restart(ctx context.Context) {
 		})
 		if i == n/4 {
 			Until("some of them read", func() bool { return tally.Len() >= n/8 })
-			restarted = RestartBroker()
+			restarted = RestartBroker(how)
 		}
 	}
 	Must(producer.Flush(ctx))
@@ -309,6 +311,6 @@ func restart(ctx context.Context) {
 	m.stop()
 	tally.Expect(n)
 	sum := int64(0)
-	Get(admin.ListEndOffsets(ctx, "fg-restart")).Each(func(o kadm.ListedOffset) { sum += o.Offset })
+	Get(admin.ListEndOffsets(ctx, topic)).Each(func(o kadm.ListedOffset) { sum += o.Offset })
 	Equal("end offsets", sum, n)
 }

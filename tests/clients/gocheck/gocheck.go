@@ -180,9 +180,10 @@ func Until(what string, condition func() bool) {
 	}
 }
 
-// RestartBroker begins a restart of the broker; the function returned waits for its end.
-func RestartBroker() (restarted func()) {
-	command := exec.Command("sh", "-c", os.Getenv("RESTART"))
+// RestartBroker begins a restart of the broker, how being RESTART (SIGTERM) or CRASH (SIGKILL); the function returned waits
+// for its end.
+func RestartBroker(how string) (restarted func()) {
+	command := exec.Command("sh", "-c", os.Getenv(how))
 	Must(command.Start())
 	return func() { Must(command.Wait()) }
 }

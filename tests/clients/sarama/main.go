@@ -357,7 +357,7 @@ func restart(ctx context.Context) {
 		producer.Input() <- message("sa-restart", i)
 		if i == n/4 {
 			Until("some of them read", func() bool { return tally.Len() >= n/8 })
-			restarted = RestartBroker()
+			restarted = RestartBroker("RESTART")
 		}
 	}
 	for range n {
