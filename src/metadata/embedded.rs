@@ -28,7 +28,6 @@ pub use super::open::{OpenError, OpenOptions, Opened};
 /// Changes waiting for the write under way; beyond that proposals are refused.
 const QUEUE_CHANGES_MAX: usize = 10_000;
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// A journal is replaced by a snapshot when it is larger than this and twice as large as the last snapshot.
 const JOURNAL_BYTES_MIN: u64 = 1 << 20;
 
 /// Names a proposal in the event that ends it. In the order of proposals.
@@ -51,8 +50,11 @@ pub struct Embedded {
     snapshot_path: PathBuf,
     /// The end of what is committed.
     journal_len: u64,
-    /// The journal's length at which the next snapshot is taken.
-    snapshot_at: u64,
+    /// A snapshot is taken when the journal is this long and twice as long as the last snapshot.
+    journal_bytes_min: u64,
+    snapshot_len: u64,
+    /// After a snapshot that failed: the journal's length before which none is tried.
+    retry_at: u64,
     committed: Arc<ClusterImage>,
     /// Committed, in flight and queued changes together.
     latest: Arc<ClusterImage>,
@@ -131,7 +133,9 @@ impl Embedded {
             journal_path: PathBuf::new(),
             snapshot_path: PathBuf::new(),
             journal_len,
-            snapshot_at: JOURNAL_BYTES_MIN.max(2 * snapshot_len),
+            journal_bytes_min: JOURNAL_BYTES_MIN,
+            snapshot_len,
+            retry_at: 0,
             committed: image.clone(),
             latest: image,
             queue: Vec::new(),
@@ -146,6 +150,11 @@ impl Embedded {
     pub(super) fn set_paths(&mut self, snapshot: PathBuf, journal: PathBuf) {
         self.snapshot_path = snapshot;
         self.journal_path = journal;
+    }
+
+    /// The journal's size from which a snapshot may take its place, where the usual one does not do.
+    pub fn set_journal_bytes_min(&mut self, bytes: u64) {
+        self.journal_bytes_min = bytes;
     }
 
     /// What is on stable media.
@@ -223,7 +232,8 @@ impl Embedded {
         if !matches!(self.state, State::Idle) {
             return;
         }
-        if self.journal_len >= self.snapshot_at {
+        let wanted = self.journal_bytes_min.max(2 * self.snapshot_len).max(self.retry_at);
+        if self.journal_len >= wanted {
             return self.begin_snapshot(io);
         }
         if self.queue.is_empty() {
@@ -321,7 +331,7 @@ impl Embedded {
         if completion.result.is_err() && !is_in_use && step != Step::Abandon {
             snapshot.step = Step::Abandon;
             // The next attempt waits until the journal has grown by as much again.
-            self.snapshot_at = self.journal_len.saturating_mul(2);
+            self.retry_at = self.journal_len.saturating_mul(2);
         }
         let next = match snapshot.step {
             Step::Create => {
@@ -397,7 +407,8 @@ impl Embedded {
     fn use_new_journal(&mut self, snapshot: &mut Snapshot) -> Handle {
         let new = snapshot.new_journal.take().expect("it was opened in an earlier step");
         self.journal_len = snapshot.header_len;
-        self.snapshot_at = JOURNAL_BYTES_MIN.max(2 * snapshot.len);
+        self.snapshot_len = snapshot.len;
+        self.retry_at = 0;
         std::mem::replace(&mut self.journal, new)
     }
 }

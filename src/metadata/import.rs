@@ -145,13 +145,20 @@ impl Imported {
         let mut read = batches(&bytes);
         let mut decompressor = Decompressor::new();
         let mut scratch = Vec::new();
-        while let Some(batch) = read.next() {
+        let mut expected = None;
+        loop {
             let at = read.consumed();
-            let fail = |reason: String| {
-                OpenError::Import(format!("{} before offset {at}: {reason}", path.display()))
-            };
+            let Some(batch) = read.next() else { break };
+            let fail =
+                |reason: String| OpenError::Import(format!("{} at byte {at}: {reason}", path.display()));
             let batch = batch.map_err(|error| fail(error.to_string()))?;
             batch.check_crc().map_err(|error| fail(error.to_string()))?;
+            // The checksum leaves the offset out; the metadata log has no gaps.
+            let base_offset = batch.header().base_offset;
+            if expected.is_some_and(|expected| expected != base_offset) {
+                return Err(fail(format!("a batch with offset {base_offset} in the wrong place")));
+            }
+            expected = Some(batch.header().next_offset());
             if batch.header().is_control()
                 || (!is_checkpoint && batch.header().next_offset() <= self.next_offset)
             {

@@ -111,6 +111,11 @@ pub fn journal_header(cluster_id: &str, after: u64) -> Vec<u8> {
     out
 }
 
+/// Whether there is more than a header.
+pub fn holds_changes(journal: &[u8]) -> bool {
+    journal.iter().position(|&byte| byte == b'\n').is_some_and(|end| end + 1 < journal.len())
+}
+
 pub fn snapshot(image: &ClusterImage) -> Vec<u8> {
     let mut out = Vec::new();
     let header = SnapshotLine::Snapshot {

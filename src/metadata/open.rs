@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::io::Io;
+use crate::io::{DirEntry, Io};
 use crate::protocol::Uuid;
 
 use super::directories::{LogDirectory, META_PROPERTIES, MetaProperties};
@@ -167,10 +167,7 @@ fn find_metadata(io: &mut impl Io, directories: &[Found]) -> Result<Option<PathB
     for found in directories.iter().filter(|found| found.error.is_none()) {
         let directory = metadata_directory(&found.path);
         let entries = files::list(io, &directory)?;
-        // A first start that did not come to its end leaves a journal of nothing, which the next one replaces.
-        let begun =
-            entries.iter().any(|entry| entry.name.ends_with(".snapshot") || is_later_journal(&entry.name));
-        if begun {
+        if has_begun(io, &directory, &entries)? {
             holders.push(directory);
         }
         let ours = files::list(io, &found.path.join(".ringlog"))?;
@@ -195,8 +192,21 @@ fn find_metadata(io: &mut impl Io, directories: &[Found]) -> Result<Option<PathB
     }
 }
 
-fn is_later_journal(name: &str) -> bool {
-    number(name, ".journal").is_some_and(|number| number > 0)
+/// A first start that did not come to its end leaves a journal of nothing, which the next one replaces. Anything more is
+/// ours to recover, or to complain about.
+fn has_begun(io: &mut impl Io, directory: &Path, entries: &[DirEntry]) -> Result<bool, OpenError> {
+    for entry in entries {
+        if number(&entry.name, ".snapshot").is_some() {
+            return Ok(true);
+        }
+        if number(&entry.name, ".journal").is_some() {
+            let bytes = files::read(io, &directory.join(&entry.name))?.unwrap_or_default();
+            if journal::holds_changes(&bytes) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn number(name: &str, suffix: &str) -> Option<u64> {
@@ -251,7 +261,12 @@ fn recover(
             ));
         }
     }
-    let whole = snapshots.len() == 1 && journals == [newest] && end.torn_bytes == 0 && end.len > 0;
+    // Two files: nothing of a snapshot that was not finished is left either.
+    let whole = names.len() == 2
+        && snapshots.len() == 1
+        && journals == [newest]
+        && end.torn_bytes == 0
+        && end.len > 0;
     let kept = whole.then_some(Kept {
         revision: newest,
         journal_len: end.len as u64,
