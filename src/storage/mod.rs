@@ -23,9 +23,54 @@ pub mod producer_state; // sequences, duplicates, open transactions; .snapshot
 pub mod time_index; // .timeindex
 pub mod transaction_index; // .txnindex
 
-mod recovery; // start-up: journals back into segments
-mod store; // `Storage`
+mod cache; // pieces of segments in memory
+mod flush; // from the tail to the segments; reuse of journal files
+mod jobs; // file work as scripts of operations
+pub mod journal; // what every append goes through; its format
+mod load; // a log from its files
+mod log; // one log's offsets, segments and tail
+mod lookup; // by timestamp
+mod producers; // what a batch changes in the producer state
+mod read; // tail, memory, disk
+mod recovery; // start-up: a clean state, whatever came before
+mod replay; // journals back into segments
+mod retention; // what goes away
+mod scan; // walks over a segment file
+mod segment; // a segment's numbers and index entries
+mod start; // blocking file work at start-up
+mod stop; // the clean stop
+mod store; // `Storage`: appends, acknowledgements, completions
+mod upkeep; // checkpoints, producer snapshots
 
-pub use recovery::{lock_dirs, recover};
+/// What is ours alone in a log directory.
+const OWN_DIR: &str = ".ringlog";
+
+/// The directory of a shard's journal files.
+fn journal_dir_name(shard: u32) -> String {
+    format!("journal-{shard}")
+}
+
+/// Where the directory of an earlier topic goes when its name is needed.
+fn stray_path(path: &std::path::Path, topic_id: crate::protocol::Uuid) -> std::path::PathBuf {
+    suffixed_path(path, topic_id, names::DirectoryState::Stray)
+}
+
+/// The path of a log's directory that is not to be the log's any more.
+fn suffixed_path(
+    path: &std::path::Path,
+    topic_id: crate::protocol::Uuid,
+    state: names::DirectoryState,
+) -> std::path::PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let unique = u128::from_be_bytes(topic_id.0);
+    match names::parse_directory_name(&name) {
+        Some(parsed) => {
+            path.with_file_name(names::suffixed_directory_name(parsed.topic, parsed.partition, unique, state))
+        }
+        None => path.with_extension(format!("{unique:032x}")),
+    }
+}
+
+pub use recovery::{Topics, lock_dirs, mark_clean, recover};
 pub use store::Storage;
 pub use types::*;

@@ -1,34 +1,241 @@
-//! [`Storage`]: the logs of one shard on its directories.
+//! [`Storage`]: the logs of one shard on its directories. Appends, acknowledgements and the routing of completions; the
+//! rest of its methods stands in the modules named after what they do.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::cache::ReadCache;
+use super::checkpoint::LOG_START_OFFSET_FILE;
+use super::jobs::{Finished, Jobs, Step, sync_dir};
+use super::journal::{Journal, Touch};
+use super::load::{LoadOptions, LoadedLog, load};
+use super::log::{Log, Place, TailRun};
+use super::producer_state::{AppendOrigin, ProducerState, ProducerStateConfig};
+use super::producers;
+use super::read::Reads;
+use super::recovery::{Offsets, read_offsets, read_topic_id};
+use super::retention::{Dead, Removal, Retention};
+use super::segment::{NewBatch, Segment};
+use super::start::{open_blocking, sync_dir_blocking};
+use super::stop::StopPhase;
 use super::types::*;
-use crate::io::buffer::Slice;
-use crate::io::{Completion, Io};
+use crate::io::buffer::AlignedBuf;
+use crate::io::{Completion, Errno, Io, Op, OpenMode, Token};
+use crate::record::{BatchHeader, assign, set_log_append_time};
+
+/// What the lower bytes of storage's tokens say: kind, directory, number.
+const KIND_JOB: u64 = 1;
+const KIND_CLOSE: u64 = 2;
+const KIND_JOURNAL_WRITE: u64 = 3;
+const KIND_JOURNAL_SYNC: u64 = 4;
+
+/// A directory without space is tried again this often.
+pub(super) const RETRY_NS: u64 = 1_000_000_000;
+/// An open file nobody uses is closed after this.
+const FILE_IDLE_NS: u64 = 30_000_000_000;
+const HOUSEKEEPING_NS: u64 = 100_000_000;
+
+fn token(kind: u64, dir: usize, number: u64) -> Token {
+    Token(u64::from(TOKEN_OWNER) << 56 | kind << 48 | (dir as u64) << 32 | number & 0xffff_ffff)
+}
+
+pub(super) fn close_token() -> Token {
+    token(KIND_CLOSE, 0, 0)
+}
+
+/// What a finished job was for.
+#[derive(Debug)]
+pub(super) enum End {
+    Nothing,
+    JournalFile,
+    Flush(super::flush::FlushEnd),
+    Sync(super::flush::SyncEnd),
+    Read(super::cache::PieceKey),
+    Checkpoint,
+    /// The last snapshot of a log at the stop.
+    Snapshot(LogId),
+    /// A deleted log's directory has its other name.
+    Buried(LogId),
+    /// Files of a segment, or of a deleted log, are gone.
+    Removed,
+}
+
+/// One log directory as this shard sees it.
+#[derive(Debug)]
+pub(super) struct Dir {
+    pub path: PathBuf,
+    pub online: bool,
+    pub journal: Journal,
+    pub journal_path: PathBuf,
+    /// The last journal file being freed, and the logs that must be synced first.
+    pub reclaim: Option<super::flush::Reclaim>,
+    /// Log start offsets as of the start.
+    pub start_offsets: Offsets,
+    /// The checkpoints are being written, and must be once more.
+    pub checkpoint_running: bool,
+    pub checkpoint_again: bool,
+}
+
+/// The logs by slot; a slot's generation tells its present log from earlier ones.
+#[derive(Debug, Default)]
+pub(super) struct Logs {
+    slots: Vec<(u32, Option<Box<Log>>)>,
+    free: Vec<u32>,
+}
+
+impl Logs {
+    pub fn insert(&mut self, make: impl FnOnce(LogId) -> Log) -> LogId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            (self.slots.len() - 1) as u32
+        });
+        let entry = &mut self.slots[slot as usize];
+        entry.0 += 1;
+        let id = LogId { slot, generation: entry.0 };
+        entry.1 = Some(Box::new(make(id)));
+        id
+    }
+
+    pub fn remove(&mut self, id: LogId) -> Option<Box<Log>> {
+        let entry = self.slots.get_mut(id.slot as usize).filter(|entry| entry.0 == id.generation)?;
+        let log = entry.1.take()?;
+        self.free.push(id.slot);
+        Some(log)
+    }
+
+    #[inline]
+    pub fn get(&self, id: LogId) -> Option<&Log> {
+        self.slots.get(id.slot as usize).filter(|entry| entry.0 == id.generation)?.1.as_deref()
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, id: LogId) -> Option<&mut Log> {
+        self.slots.get_mut(id.slot as usize).filter(|entry| entry.0 == id.generation)?.1.as_deref_mut()
+    }
+
+    /// In order of slots.
+    pub fn iter(&self) -> impl Iterator<Item = &Log> {
+        self.slots.iter().filter_map(|entry| entry.1.as_deref())
+    }
+
+    pub fn at(&self, slot: usize) -> Option<&Log> {
+        self.slots.get(slot)?.1.as_deref()
+    }
+
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+}
 
 /// One shard's disk. See the module for the order of calls.
 pub struct Storage {
-    options: StorageOptions,
-    events: VecDeque<Event>,
+    pub(super) options: StorageOptions,
+    pub(super) dirs: Vec<Dir>,
+    pub(super) logs: Logs,
+    pub(super) jobs: Jobs<End>,
+    pub(super) cache: ReadCache,
+    pub(super) reads: Reads,
+    pub(super) events: VecDeque<Event>,
+    /// Logs whose high watermark has moved, each once.
+    advanced: VecDeque<LogId>,
+    /// Logs with a tail, longest first.
+    pub(super) dirty: VecDeque<LogId>,
+    /// Logs that wait for a flush or a sync.
+    pub(super) work: VecDeque<LogId>,
+    pub(super) work_running: usize,
+    pub(super) next_flush_ns: u64,
+    pub(super) retry_ns: u64,
+    housekeeping_ns: u64,
+    /// Deleted logs whose directory still has its name, and logs that wait for that name.
+    pub(super) graveyard: Vec<Dead>,
+    pub(super) haunted: Vec<LogId>,
+    /// Files to remove, each list when its time has come.
+    pub(super) removals: VecDeque<Removal>,
+    pub(super) removals_running: usize,
+    pub(super) retention: Retention,
+    pub(super) stopping: bool,
+    pub(super) stop: StopPhase,
 }
 
 impl Storage {
-    /// Start-up, blocking, after [`recover`](super::recover).
+    /// Start-up, blocking, after [`recover`](super::recover). A directory that cannot be used is offline from the start.
     pub fn open(io: &mut impl Io, options: StorageOptions) -> Result<Storage, StorageError> {
-        let _ = io;
-        Ok(Storage { options, events: VecDeque::new() })
+        let jobs = Jobs::new(token(KIND_JOB, 0, 0).0, token(KIND_CLOSE, 0, 0));
+        let mut storage = Storage {
+            dirs: Vec::new(),
+            logs: Logs::default(),
+            jobs,
+            cache: ReadCache::default(),
+            reads: Reads::default(),
+            events: VecDeque::new(),
+            advanced: VecDeque::new(),
+            dirty: VecDeque::new(),
+            work: VecDeque::new(),
+            work_running: 0,
+            next_flush_ns: 0,
+            retry_ns: 0,
+            housekeeping_ns: 0,
+            graveyard: Vec::new(),
+            haunted: Vec::new(),
+            removals: VecDeque::new(),
+            removals_running: 0,
+            retention: Retention::default(),
+            stopping: false,
+            stop: StopPhase::Running,
+            options,
+        };
+        for (index, path) in storage.options.dirs.clone().into_iter().enumerate() {
+            let dir = storage.open_dir(io, index, path);
+            storage.dirs.push(dir);
+        }
+        Ok(storage)
     }
 
-    /// Start-up, blocking: the log in `dir` from its files, or an empty one.
-    pub fn open_log(
-        &mut self,
-        io: &mut impl Io,
-        dir: usize,
-        tp: TopicPartition,
-        config: LogConfig,
-    ) -> Result<LogId, StorageError> {
-        let _ = io;
-        self.create_log(dir, tp, config)
+    fn open_dir(&mut self, io: &mut impl Io, index: usize, path: PathBuf) -> Dir {
+        let own = path.join(super::OWN_DIR);
+        let journal_path = own.join(super::journal_dir_name(self.options.shard));
+        let mut journal = Journal::new(io.random(), self.options.journal_file_bytes);
+        let mut online = true;
+        let mut errors = Vec::new();
+        for path in [&path, &own, &journal_path] {
+            let result = io.block_on(Op::CreateDir { path: path.clone() }).result;
+            errors.extend(result.err().filter(|error| *error != Errno::EXISTS));
+        }
+        // What recovery could not replay must not be written to.
+        let left_over = io.list_dir(&journal_path).is_ok_and(|entries| !entries.is_empty());
+        let unusable = left_over || self.options.offline_dirs.contains(&index);
+        match open_blocking(io, journal_path.join(journal.request_file()), JOURNAL_MODE) {
+            Ok(handle) => journal.add_file(handle),
+            Err(error) => errors.push(error),
+        }
+        for path in [&journal_path, &own, &path] {
+            errors.extend(sync_dir_blocking(io, path).err());
+        }
+        let mut errors: Vec<String> = errors.iter().map(Errno::to_string).collect();
+        if unusable {
+            errors.insert(0, "it was not recovered".to_string());
+        }
+        let mut start_offsets = Offsets::new();
+        match read_offsets(io, &path, LOG_START_OFFSET_FILE, &Default::default()) {
+            Ok(offsets) => start_offsets = offsets,
+            Err(error) => errors.push(error.to_string()),
+        }
+        if let Some(error) = errors.first() {
+            online = false;
+            tracing::error!(dir = %path.display(), %error, "log directory is offline");
+            self.events.push_back(Event::DirFailed { dir: self.dirs.len(), error: error.to_string() });
+        }
+        Dir {
+            path,
+            online,
+            journal,
+            journal_path,
+            reclaim: None,
+            start_offsets,
+            checkpoint_running: false,
+            checkpoint_again: false,
+        }
     }
 
     /// A new, empty log, in memory only: its directory appears with the first flush, and recovery recreates it from the
@@ -39,17 +246,57 @@ impl Storage {
         tp: TopicPartition,
         config: LogConfig,
     ) -> Result<LogId, StorageError> {
-        let _ = (tp, config);
-        Err(StorageError::Offline(dir))
+        let home = self.dirs.get(dir).filter(|home| home.online).ok_or(StorageError::Offline(dir))?;
+        let path = home.path.join(tp.dir_name());
+        let producers = ProducerState::new(self.producer_config());
+        Ok(self.logs.insert(|id| Log::new(id, Place { dir, path }, tp, config, producers)))
     }
 
-    /// Forgets the log at once; its files go away in small steps.
-    pub fn delete_log(&mut self, io: &mut impl Io, log: LogId) {
-        let _ = (io, log);
+    /// Start-up, blocking: the log in `dir` from its files, or an empty one.
+    pub fn open_log(
+        &mut self,
+        io: &mut impl Io,
+        dir: usize,
+        tp: TopicPartition,
+        config: LogConfig,
+    ) -> Result<LogId, StorageError> {
+        let home = self.dirs.get(dir).filter(|home| home.online).ok_or(StorageError::Offline(dir))?;
+        let path = home.path.join(tp.dir_name());
+        let id = read_topic_id(io, &path)?;
+        if let Some(id) = id.filter(|id| *id != tp.topic_id) {
+            // Left behind by an earlier topic of this name.
+            let to = super::stray_path(&path, id);
+            tracing::warn!(path = %path.display(), to = %to.display(), "the directory of another topic moves aside");
+            let renamed = io.block_on(Op::Rename { from: path.clone(), to }).result;
+            renamed.map_err(|error| super::scan::io_error(&path, error))?;
+        }
+        let options = LoadOptions {
+            path,
+            index_interval_bytes: config.index_interval_bytes,
+            recovery_point: None,
+            log_start_offset: home.start_offsets.get(&(tp.topic_id, tp.partition)).copied().unwrap_or(0),
+            producers: self.producer_config(),
+            wall_ms: io.wall_ms(),
+        };
+        let loaded = load(io, &options)?;
+        let log = self.create_log(dir, tp, config)?;
+        if let (Some(log), Some(loaded)) = (self.logs.get_mut(log), loaded) {
+            log.take_loaded(loaded, id.is_some());
+        }
+        Ok(log)
+    }
+
+    pub(super) fn producer_config(&self) -> ProducerStateConfig {
+        ProducerStateConfig {
+            expiration_ms: self.options.producer_id_expiration_ms,
+            producers_max: self.options.producer_ids_max,
+        }
     }
 
     pub fn set_config(&mut self, log: LogId, config: LogConfig) {
-        let _ = (log, config);
+        if let Some(log) = self.logs.get_mut(log) {
+            log.config = Arc::new(config);
+        }
     }
 
     /// Appends one validated record batch: checks its producer, assigns offset and leader epoch while it copies it into
@@ -61,131 +308,443 @@ impl Storage {
         batch: &[u8],
         options: AppendOptions,
     ) -> Result<Appended, AppendError> {
-        let _ = (io, log, batch, options);
-        Err(AppendError::UnknownLog)
+        if self.stopping {
+            return Err(AppendError::Stopping);
+        }
+        let header = BatchHeader::parse(batch).map_err(|_| AppendError::Invalid)?;
+        if header.size() != batch.len() || header.last_offset_delta < 0 || header.codec().is_none() {
+            return Err(AppendError::Invalid);
+        }
+        let (dir, log_start_offset, base_offset) = {
+            let log = self.logs.get(log).ok_or(AppendError::UnknownLog)?;
+            if batch.len() > log.config.segment_bytes as usize {
+                return Err(AppendError::TooLarge);
+            }
+            (log.dir, log.log_start_offset, log.log_end_offset)
+        };
+        let last_offset = base_offset
+            .checked_add(i64::from(header.last_offset_delta))
+            .filter(|last| *last < i64::MAX)
+            .ok_or(AppendError::Invalid)?;
+        let max_timestamp = options.log_append_time_ms.unwrap_or(header.max_timestamp);
+        let producer = producers::Change::of(batch, &header, base_offset, max_timestamp)?;
+        if let Some(duplicate) = self.check_producer(log, &producer, options.coordinator)? {
+            return Ok(Appended { log_start_offset, ..duplicate });
+        }
+        self.make_room(dir, batch.len())?;
+        self.place(io, log, batch, &Placing { base_offset, last_offset, max_timestamp, options });
+        if let Some(log) = self.logs.get_mut(log) {
+            producer.apply(&mut log.producers);
+            log.producers.set_end_offset(last_offset + 1);
+        }
+        Ok(Appended {
+            base_offset,
+            last_offset,
+            log_start_offset,
+            duplicate: false,
+            log_append_time_ms: options.log_append_time_ms.unwrap_or(-1),
+        })
+    }
+
+    /// Makes sure that the journal takes a batch of `len` bytes.
+    pub(super) fn make_room(&mut self, dir: usize, len: usize) -> Result<(), AppendError> {
+        let home = &mut self.dirs[dir];
+        if !home.online {
+            return Err(AppendError::Offline);
+        }
+        if home.journal.is_stalled() || (self.jobs.is_stalled() && self.jobs.is_dir_stalled(dir)) {
+            return Err(AppendError::NoSpace);
+        }
+        if home.journal.fits(len) {
+            return Ok(());
+        }
+        let chunk_bytes = Journal::chunk_bytes(len);
+        if chunk_bytes > self.options.tail_max_bytes {
+            return Err(AppendError::TooLarge);
+        }
+        let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
+        if pinned + chunk_bytes > self.options.tail_max_bytes
+            || self.dirs[dir].journal.used_bytes() >= self.options.journal_max_bytes
+        {
+            return Err(AppendError::Busy);
+        }
+        let buf = self.allocate(chunk_bytes).ok_or(AppendError::Busy)?;
+        self.dirs[dir].journal.add_chunk(buf);
+        Ok(())
     }
 
     /// Whether memory and journal of the log's directory take more appends now.
     pub fn has_room(&self, log: LogId) -> bool {
-        let _ = log;
-        false
+        let Some(log) = self.logs.get(log) else { return false };
+        let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
+        let journal = &self.dirs[log.dir].journal;
+        pinned + super::journal::CHUNK_BYTES <= self.options.tail_max_bytes
+            && journal.used_bytes() < self.options.journal_max_bytes
+            && !journal.is_stalled()
     }
 
-    /// Adds the bytes of `range` to `out`, in slices that are joined where they adjoin.
-    pub fn read(
-        &mut self,
-        io: &mut impl Io,
-        log: LogId,
-        range: ReadRange,
-        out: &mut Vec<Slice>,
-    ) -> Result<ReadOutcome, ReadError> {
-        let _ = (io, log, range, out);
-        Err(ReadError::UnknownLog)
+    /// Memory from the pool, at the cost of the read cache where needed.
+    pub(super) fn allocate(&mut self, len: usize) -> Option<AlignedBuf> {
+        loop {
+            if let Some(buf) = self.options.pool.allocate(len) {
+                return Some(buf);
+            }
+            if !self.cache.evict_one() {
+                return None;
+            }
+        }
     }
 
-    /// The first record below `end_offset` whose timestamp is at least `timestamp`.
-    pub fn offset_for_timestamp(
-        &mut self,
-        io: &mut impl Io,
-        log: LogId,
-        timestamp: i64,
-        end_offset: i64,
-    ) -> Result<Lookup, ReadError> {
-        let _ = (io, log, timestamp, end_offset);
-        Err(ReadError::UnknownLog)
+    fn place(&mut self, io: &mut impl Io, id: LogId, batch: &[u8], placing: &Placing) {
+        let Placing { base_offset, last_offset, max_timestamp, options } = *placing;
+        let mut rolled = false;
+        let log = self.logs.get_mut(id).expect("the caller has found the log");
+        let home = &mut self.dirs[log.dir];
+        let (topic_id, partition) = (log.tp.topic_id, log.tp.partition);
+        let placed = home.journal.append(topic_id, partition, base_offset, batch.len(), |space| {
+            space.copy_from_slice(batch);
+            assign(space, base_offset, options.leader_epoch);
+            if let Some(now_ms) = options.log_append_time_ms {
+                set_log_append_time(space, now_ms);
+            }
+        });
+        let new = NewBatch { size: batch.len() as u32, last_offset, max_timestamp, wall_ms: options.wall_ms };
+        if log.segments.back().is_none_or(|segment| segment.must_roll(&new, &log.config)) {
+            let jitter_ms = jitter(io, &log.config);
+            log.roll(base_offset, options.wall_ms, jitter_ms);
+            rolled = base_offset > 0;
+        }
+        let interval = log.config.index_interval_bytes;
+        let segment = log.segments.back_mut().expect("a segment was just added where there was none");
+        let position = segment.add(&new, interval);
+        let segment = segment.base_offset;
+        log.push_tail(TailRun {
+            base_offset,
+            next_offset: last_offset + 1,
+            segment,
+            position,
+            chunk: placed.chunk,
+            slice: placed.slice,
+        });
+        log.log_end_offset = last_offset + 1;
+        log.bytes_since_snapshot += batch.len() as u64;
+        log.epochs_dirty |= log.epochs.assign(options.leader_epoch, base_offset);
+        let touch = Touch { log: id, end_offset: last_offset + 1, start_offset: None };
+        log.touch = home.journal.touch(touch, log.touch, options.level == AckLevel::Durable);
+        if !std::mem::replace(&mut log.flags.dirty, true) {
+            self.dirty.push_back(id);
+        }
+        if rolled {
+            self.segment_rolled(io, id, base_offset);
+        }
     }
 
-    /// The first record that carries the largest timestamp below `end_offset`.
-    pub fn max_timestamp_offset(
-        &mut self,
-        io: &mut impl Io,
+    fn check_producer(
+        &self,
         log: LogId,
-        end_offset: i64,
-    ) -> Result<Lookup, ReadError> {
-        let _ = (io, log, end_offset);
-        Err(ReadError::UnknownLog)
+        producer: &producers::Change,
+        coordinator: bool,
+    ) -> Result<Option<Appended>, AppendError> {
+        let Some(log) = self.logs.get(log) else { return Err(AppendError::UnknownLog) };
+        let origin = if coordinator { AppendOrigin::Coordinator } else { AppendOrigin::Client };
+        let duplicate = producer.check(&log.producers, origin)?;
+        Ok(duplicate.map(|batch| Appended {
+            base_offset: batch.first_offset(),
+            last_offset: batch.last_offset,
+            log_start_offset: log.log_start_offset,
+            duplicate: true,
+            log_append_time_ms: -1,
+        }))
+    }
+
+    /// Where read-committed readers stop: the first offset of an open transaction, or the high watermark.
+    pub fn last_stable_offset(&self, log: LogId) -> Option<i64> {
+        let log = self.logs.get(log)?;
+        let unstable = log.producers.first_unstable_offset().unwrap_or(i64::MAX);
+        Some(log.high_watermark.min(unstable))
+    }
+
+    /// The producers that a log knows.
+    pub fn producers(&self, log: LogId) -> Option<&ProducerState> {
+        self.logs.get(log).map(|log| &log.producers)
     }
 
     /// The largest epoch not above `epoch` and the offset where it ends, as OffsetForLeaderEpoch answers; (-1, -1)
     /// when there is none.
     pub fn end_offset_for_epoch(&self, log: LogId, epoch: i32) -> (i32, i64) {
-        let _ = (log, epoch);
-        (-1, -1)
+        let Some(log) = self.logs.get(log) else { return (-1, -1) };
+        log.epochs.end_offset_for(epoch, log.log_end_offset).unwrap_or((-1, -1))
     }
 
-    /// The epoch of the last batch, -1 when there is none.
+    /// The epoch of the last batch; -1 when there is none.
     pub fn latest_epoch(&self, log: LogId) -> i32 {
-        let _ = log;
-        -1
-    }
-
-    /// Moves the log start offset to `before` (at most the high watermark); journaled, safe with
-    /// [`Event::StartAdvanced`]. An offset below the log start is no error and changes nothing.
-    pub fn delete_records(&mut self, io: &mut impl Io, log: LogId, before: i64) -> Result<i64, ReadError> {
-        let _ = (io, log, before);
-        Err(ReadError::UnknownLog)
+        self.logs.get(log).and_then(|log| log.epochs.latest()).map_or(-1, |latest| latest.epoch)
     }
 
     /// The state of a log; `None` when it is unknown.
     pub fn log_start_offset(&self, log: LogId) -> Option<i64> {
-        let _ = log;
-        None
+        self.logs.get(log).map(|log| log.log_start_offset)
     }
 
     pub fn high_watermark(&self, log: LogId) -> Option<i64> {
-        let _ = log;
-        None
+        self.logs.get(log).map(|log| log.high_watermark)
     }
 
     pub fn log_end_offset(&self, log: LogId) -> Option<i64> {
-        let _ = log;
-        None
+        self.logs.get(log).map(|log| log.log_end_offset)
     }
 
     pub fn size_bytes(&self, log: LogId) -> Option<u64> {
-        let _ = log;
-        None
+        self.logs.get(log).map(Log::size_bytes)
     }
 
     pub fn dir(&self, log: LogId) -> Option<usize> {
-        let _ = log;
-        None
+        self.logs.get(log).map(|log| log.dir)
     }
 
     /// Whether the directory takes part.
     pub fn is_online(&self, dir: usize) -> bool {
-        dir < self.options.dirs.len()
+        self.dirs.get(dir).is_some_and(|dir| dir.online)
     }
+
+    // ---- the turn ----
 
     /// Once a turn, last: seals and submits the journal block if a write may start.
     pub fn end_turn(&mut self, io: &mut impl Io) {
-        let _ = io;
+        for dir in 0..self.dirs.len() {
+            if self.dirs[dir].online {
+                self.write_journal(io, dir);
+            }
+        }
+        self.run_work(io);
+        self.finish_jobs(io);
+        if self.stopping {
+            self.advance_stop(io);
+        }
+    }
+
+    fn write_journal(&mut self, io: &mut impl Io, dir: usize) {
+        let home = &mut self.dirs[dir];
+        if home.journal.wants_seal() {
+            home.journal.seal();
+        }
+        while let Some(write) = home.journal.next_write() {
+            let op = Op::Write { file: write.file, offset: write.offset, data: write.data, sync: write.sync };
+            io.submit(op, token(KIND_JOURNAL_WRITE, dir, write.sequence));
+        }
+        for file in home.journal.next_sync().unwrap_or_default() {
+            io.submit(Op::Sync { file, data_only: true }, token(KIND_JOURNAL_SYNC, dir, 0));
+        }
+        if home.journal.wants_file() && !self.stopping {
+            let path = home.journal_path.join(home.journal.request_file());
+            let mut steps = VecDeque::new();
+            sync_dir(&mut steps, &home.journal_path);
+            // Created first, synced with its directory, then opened to be kept.
+            steps.push_front(Step::Open { path: path.clone(), mode: JOURNAL_MODE });
+            steps.push_back(Step::Open { path, mode: JOURNAL_MODE });
+            self.jobs.start(io, dir, None, steps, End::JournalFile);
+        }
     }
 
     pub fn handle_completion(&mut self, io: &mut impl Io, completion: Completion) {
-        let _ = (io, completion);
+        let token = completion.token.0;
+        let (kind, dir, number) = (token >> 48 & 0xff, (token >> 32 & 0xffff) as usize, token & 0xffff_ffff);
+        match kind {
+            KIND_JOB => self.jobs.complete(io, number as usize, completion),
+            KIND_JOURNAL_WRITE => self.journal_written(io, dir, number, completion.result),
+            KIND_JOURNAL_SYNC => match completion.result {
+                Ok(_) => self.dirs[dir].journal.file_synced(),
+                Err(error) => self.fail_dir(io, dir, format!("sync of the journal: {error}")),
+            },
+            _ => {}
+        }
+        if let Some(home) = self.dirs.get(dir)
+            && home.online
+        {
+            self.acknowledge(dir);
+        }
+        self.finish_jobs(io);
+    }
+
+    fn journal_written(&mut self, io: &mut impl Io, dir: usize, number: u64, result: Result<usize, Errno>) {
+        let home = &mut self.dirs[dir];
+        match result {
+            Ok(_) => home.journal.written(number, true),
+            Err(Errno::NO_SPACE) => {
+                tracing::warn!(dir = %home.path.display(), "no space left: appends are refused until there is");
+                home.journal.written(number, false);
+                self.retry_ns = io.now() + RETRY_NS;
+            }
+            Err(error) => {
+                home.journal.written(number, false);
+                self.fail_dir(io, dir, format!("write to the journal: {error}"));
+            }
+        }
+    }
+
+    /// Moves the high watermarks over the journal's completed blocks.
+    fn acknowledge(&mut self, dir: usize) {
+        while let Some(touches) = self.dirs[dir].journal.next_acknowledged() {
+            for touch in &touches {
+                let Some(log) = self.logs.get_mut(touch.log) else { continue };
+                if let Some(log_start_offset) = touch.start_offset {
+                    self.events.push_back(Event::StartAdvanced { log: touch.log, log_start_offset });
+                }
+                if touch.end_offset > log.high_watermark {
+                    log.high_watermark = touch.end_offset;
+                    if !std::mem::replace(&mut log.flags.advanced, true) {
+                        self.advanced.push_back(touch.log);
+                    }
+                    log.producers.on_high_watermark(touch.end_offset);
+                    let wanted = log.tail_bytes >= super::flush::FLUSH_BYTES
+                        || log.flush_to.max(log.sync_to) > log.flushed_offset;
+                    if wanted && !std::mem::replace(&mut log.flags.busy, true) {
+                        self.work.push_back(touch.log);
+                    }
+                }
+            }
+            self.dirs[dir].journal.recycle_touches(touches);
+        }
+    }
+
+    fn finish_jobs(&mut self, io: &mut impl Io) {
+        while let Some(finished) = self.jobs.poll() {
+            self.finish_job(io, finished);
+        }
+        if self.jobs.is_stalled() && self.retry_ns == 0 {
+            self.retry_ns = io.now() + RETRY_NS;
+        }
+    }
+
+    fn finish_job(&mut self, io: &mut impl Io, finished: Finished<End>) {
+        let Finished { dir, log, end, error, buf, file } = finished;
+        let kept = matches!(end, End::JournalFile) && error.is_none() && self.dirs[dir].online;
+        if let Some(handle) = file {
+            if kept {
+                self.dirs[dir].journal.add_file(handle);
+            } else {
+                io.submit(Op::Close { handle }, token(KIND_CLOSE, 0, 0));
+            }
+        }
+        // A deleted log takes its files from under its last jobs; a failed read fails alone.
+        let harmless = matches!(end, End::Read(_)) || log.is_some_and(|log| self.logs.get(log).is_none());
+        if let Some(error) = &error
+            && !harmless
+        {
+            self.fail_dir(io, dir, error.to_string());
+        }
+        match end {
+            End::Nothing | End::JournalFile => {}
+            End::Checkpoint => self.checkpoint_ended(io, dir),
+            End::Snapshot(log) => {
+                self.work_running -= 1;
+                self.work.push_back(log);
+            }
+            End::Buried(log) => self.buried(log),
+            End::Removed => self.removals_running -= 1,
+            End::Flush(end) => self.flush_ended(io, dir, end, error.is_none()),
+            End::Sync(end) => self.sync_ended(io, dir, end, error.is_none()),
+            End::Read(key) => self.read_ended(key, buf, error),
+        }
+    }
+
+    /// Takes a directory out of service, for good.
+    pub(super) fn fail_dir(&mut self, io: &mut impl Io, dir: usize, error: String) {
+        let home = &mut self.dirs[dir];
+        if !std::mem::replace(&mut home.online, false) {
+            return;
+        }
+        tracing::error!(dir = %home.path.display(), %error, "log directory is offline");
+        home.reclaim = None;
+        self.events.push_back(Event::DirFailed { dir, error });
+        self.jobs.abandon(io, dir);
     }
 
     /// Timers; bounded work a call.
     pub fn tick(&mut self, io: &mut impl Io, wall_ms: i64) {
-        let _ = (io, wall_ms);
+        let now = io.now();
+        if self.retry_ns != 0 && now >= self.retry_ns {
+            self.retry_ns = 0;
+            self.dirs.iter_mut().filter(|home| home.online).for_each(|home| home.journal.retry());
+            self.jobs.retry(io);
+        }
+        if now >= self.next_flush_ns {
+            self.next_flush_ns = now + self.options.flush_interval_ms.max(1) as u64 * 1_000_000;
+            self.flush_dirty(usize::MAX);
+        }
+        if now >= self.housekeeping_ns {
+            self.housekeeping_ns = now + HOUSEKEEPING_NS;
+            self.jobs.close_idle(io, now.saturating_sub(FILE_IDLE_NS), self.options.open_files_max);
+            self.run_removals(io, now);
+            self.bury(io);
+        }
+        self.run_retention(io, now, wall_ms);
+        self.run_work(io);
+        self.finish_jobs(io);
     }
 
     /// When [`Storage::tick`] is due next, on [`Io::now`]'s clock.
     pub fn next_deadline(&self) -> u64 {
-        u64::MAX
+        let mut deadline = self.next_flush_ns.min(self.housekeeping_ns).min(self.retention.next_ns);
+        if self.retry_ns != 0 {
+            deadline = deadline.min(self.retry_ns);
+        }
+        deadline
     }
 
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        while let Some(id) = self.advanced.pop_front() {
+            if let Some(log) = self.logs.get_mut(id) {
+                log.flags.advanced = false;
+                return Some(Event::Advanced { log: id, high_watermark: log.high_watermark });
+            }
+        }
+        None
+    }
+}
+
+/// A batch on its way into the journal.
+struct Placing {
+    base_offset: i64,
+    last_offset: i64,
+    max_timestamp: i64,
+    options: AppendOptions,
+}
+
+pub(super) const JOURNAL_MODE: OpenMode =
+    OpenMode { write: true, create: true, truncate: false, direct: true, directory: false };
+
+/// Spreads the rolls of segments that began together.
+fn jitter(io: &mut impl Io, config: &LogConfig) -> i64 {
+    let max = config.segment_jitter_ms.min(config.segment_ms).max(0) as u64;
+    if max == 0 { 0 } else { (io.random() % max) as i64 }
+}
+
+impl Log {
+    /// Becomes what was found on disk; `known`: the directory says whose it is.
+    fn take_loaded(&mut self, loaded: LoadedLog, known: bool) {
+        self.start_at(loaded.log_end_offset);
+        self.log_start_offset = loaded.log_start_offset;
+        self.segments = loaded.segments;
+        self.epochs = loaded.epochs;
+        self.producers = loaded.producers;
+        self.snapshot_offset = loaded.snapshot_offset;
+        self.stray_snapshot = loaded.stray_snapshot;
+        self.on_disk = known;
+        self.names_synced = known;
+        for line in loaded.dropped {
+            tracing::error!("{line}");
+        }
     }
 
-    /// Begins the clean stop: no appends from here on; everything is flushed and synced, snapshots are written.
-    pub fn begin_stop(&mut self, io: &mut impl Io) {
-        let _ = io;
-    }
-
-    pub fn is_stopped(&self) -> bool {
-        true
+    /// Closes the last segment and begins another at `base_offset`.
+    pub(super) fn roll(&mut self, base_offset: i64, wall_ms: i64, jitter_ms: i64) {
+        if let Some(last) = self.segments.back_mut() {
+            last.close();
+        }
+        self.segments.push_back(Segment::new(base_offset, wall_ms, jitter_ms));
     }
 }

@@ -101,6 +101,8 @@ pub struct StorageOptions {
     pub shard: u32,
     /// `log.dirs`: the same list, in the same order, for every shard.
     pub dirs: Vec<PathBuf>,
+    /// Directories (by index) that recovery could not use: they stay offline.
+    pub offline_dirs: Vec<usize>,
     /// The memory of journal blocks, flush images and the read cache; its budget bounds them together.
     pub pool: BufferPool,
     /// A journal file is left for the next one when it has grown to this.
@@ -127,6 +129,7 @@ impl StorageOptions {
         StorageOptions {
             shard,
             dirs,
+            offline_dirs: Vec::new(),
             pool,
             journal_file_bytes: 64 << 20,
             journal_max_bytes: 1 << 30,

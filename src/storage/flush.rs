@@ -1,0 +1,409 @@
+//! From the tail to the segments: flushes, syncs, and the reuse of journal files that follows.
+//!
+//! A flush takes what the journal has completed of one log and one segment, up to about a megabyte, copies it behind
+//! what the segment's last block already holds, and writes it with direct I/O; then the file is cut to its exact length
+//! and the index entries follow. The image stays as read cache. A sync puts a log's files, and on a new log their names,
+//! on stable media. Journal files are reused when all their logs have been synced behind what they hold.
+//!
+//! Who asks: a log with a megabyte of tail; the flush timer; memory; the journal's size; the stop.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use super::cache::PieceKey;
+use super::checkpoint::{PARTITION_METADATA_FILE, format_partition_metadata};
+use super::jobs::{FileKey, Step, replace_file, sync_dir};
+use super::leader_epoch::LEADER_EPOCH_FILE;
+use super::log::Log;
+use super::names::{FileKind, FileName};
+use super::segment::{OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
+use super::store::{End, Storage};
+use super::types::LogId;
+use crate::io::buffer::{AlignedBuf, Slice};
+use crate::io::{BLOCK_BYTES, Io, Op};
+
+/// A log with this much tail is flushed; a flush writes about as much.
+pub(super) const FLUSH_BYTES: usize = 1 << 20;
+/// Flushes and syncs under way at once.
+const WORK_MAX: usize = 16;
+/// The logs begin to be flushed when their tails pin this part of the memory they may.
+const PINNED_FLUSH_PERCENT: usize = 60;
+/// The journal's files begin to be freed when they hold this part of what they may.
+const JOURNAL_RECLAIM_PERCENT: u64 = 50;
+
+/// What a flush has written.
+#[derive(Debug)]
+pub(super) struct FlushEnd {
+    log: LogId,
+    segment: i64,
+    flushed: u32,
+    next_offset: i64,
+    offset_entries: u32,
+    time_entries: u32,
+    image_start: u32,
+    image: Slice,
+}
+
+/// What a sync has made safe.
+#[derive(Debug)]
+pub(super) struct SyncEnd {
+    log: LogId,
+    offset: i64,
+    segments: Vec<SyncedSegment>,
+}
+
+#[derive(Debug)]
+struct SyncedSegment {
+    base_offset: i64,
+    size: u32,
+    offset_entries: u32,
+    time_entries: u32,
+}
+
+/// Journal files on their way to be reused.
+#[derive(Debug)]
+pub(super) struct Reclaim {
+    last_file: u64,
+    /// The logs and the offsets they must be synced to.
+    logs: Vec<(LogId, i64)>,
+}
+
+impl Storage {
+    /// Asks for the flush of up to `count` logs, those with the oldest tails first.
+    pub(super) fn flush_dirty(&mut self, count: usize) {
+        for _ in 0..count.min(self.dirty.len()) {
+            let Some(id) = self.dirty.pop_front() else { break };
+            if let Some(log) = self.logs.get_mut(id) {
+                log.flags.dirty = false;
+                let end = log.high_watermark;
+                self.ask(id, end, -1);
+            }
+        }
+    }
+
+    /// Asks that a log be flushed and synced up to these offsets.
+    pub(super) fn ask(&mut self, id: LogId, flush_to: i64, sync_to: i64) {
+        let Some(log) = self.logs.get_mut(id) else { return };
+        log.flush_to = log.flush_to.max(flush_to);
+        log.sync_to = log.sync_to.max(sync_to);
+        if !std::mem::replace(&mut log.flags.busy, true) {
+            self.work.push_back(id);
+        }
+    }
+
+    /// Starts what waits, as far as the limits allow.
+    pub(super) fn run_work(&mut self, io: &mut impl Io) {
+        self.relieve();
+        while self.work_running < WORK_MAX
+            && let Some(id) = self.work.pop_front()
+        {
+            self.work_on(io, id);
+        }
+    }
+
+    /// Flushes by memory, frees journal files by their size.
+    fn relieve(&mut self) {
+        let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
+        if pinned * 100 > self.options.tail_max_bytes * PINNED_FLUSH_PERCENT && self.work.len() < WORK_MAX {
+            self.flush_dirty(WORK_MAX);
+        }
+        for dir in 0..self.dirs.len() {
+            let home = &self.dirs[dir];
+            let full =
+                home.journal.used_bytes() * 100 > self.options.journal_max_bytes * JOURNAL_RECLAIM_PERCENT;
+            if full && home.online && home.reclaim.is_none() {
+                self.begin_reclaim(dir);
+            }
+        }
+    }
+
+    fn begin_reclaim(&mut self, dir: usize) {
+        let (Some(last_file), logs) = self.dirs[dir].journal.checkpoint() else { return };
+        for &(id, end_offset) in &logs {
+            self.ask(id, end_offset, end_offset);
+        }
+        self.dirs[dir].reclaim = Some(Reclaim { last_file, logs });
+    }
+
+    /// Frees the journal files when all their logs are safe.
+    pub(super) fn check_reclaim(&mut self, io: &mut impl Io, dir: usize) {
+        let Some(reclaim) = &mut self.dirs[dir].reclaim else { return };
+        let logs = &self.logs;
+        reclaim.logs.retain(|&(id, offset)| logs.get(id).is_some_and(|log| log.synced_offset < offset));
+        if !reclaim.logs.is_empty() {
+            return;
+        }
+        let last_file = reclaim.last_file;
+        let home = &mut self.dirs[dir];
+        home.reclaim = None;
+        let keep = (self.options.journal_max_bytes / self.options.journal_file_bytes.max(1)) as usize;
+        for (name, handle) in home.journal.free_files(last_file, keep) {
+            io.submit(Op::Close { handle }, super::store::close_token());
+            let steps = VecDeque::from([Step::Unlink { path: home.journal_path.join(name) }]);
+            self.jobs.start(io, dir, None, steps, End::Nothing);
+        }
+        self.write_checkpoints(io, dir);
+    }
+
+    /// The next step for a log: a flush, a sync, or nothing any more.
+    fn work_on(&mut self, io: &mut impl Io, id: LogId) {
+        let Some(log) = self.logs.get_mut(id) else { return };
+        if !self.dirs[log.dir].online {
+            return;
+        }
+        if self.graveyard.iter().any(|dead| dead.path == log.path) {
+            // An earlier log of this name still has the directory; its end asks again.
+            log.flags.busy = false;
+            self.haunted.push(id);
+            return;
+        }
+        let flushable = log.tail.front().is_some_and(|run| run.next_offset <= log.high_watermark);
+        let wanted = log.flushed_offset < log.flush_to || log.tail_bytes >= FLUSH_BYTES;
+        if flushable && wanted {
+            return self.start_flush(io, id);
+        }
+        let unsynced = log.synced_offset < log.sync_to.min(log.flushed_offset);
+        if unsynced || log.segments.iter().any(Segment::lacks_entries) {
+            return self.start_sync(io, id);
+        }
+        if self.stopping && log.wants_last_snapshot() {
+            self.work_running += 1;
+            return self.write_snapshot(io, id, End::Snapshot(id));
+        }
+        log.flags.busy = false;
+        // What is not acknowledged yet will come round with the next acknowledgement or timer.
+        if !log.tail.is_empty() && !std::mem::replace(&mut log.flags.dirty, true) {
+            self.dirty.push_back(id);
+        }
+    }
+
+    fn start_flush(&mut self, io: &mut impl Io, id: LogId) {
+        let Some(log) = self.logs.get(id) else { return };
+        let Some(run) = log.tail.front() else { return };
+        let segment_base = run.segment;
+        let flushed = run.position;
+        let image_start = flushed - flushed % BLOCK_BYTES as u32;
+        let head_bytes = (flushed - image_start) as usize;
+        let head = self.cache.get(id, segment_base, image_start).filter(|head| head.len() >= head_bytes);
+        if head_bytes > 0 && head.is_none() {
+            // The block the segment ends in is read back first; the flush comes again when it is there.
+            self.work_running += 1;
+            return self.read_for_flush(io, id, segment_base, image_start);
+        }
+        let (runs, data_bytes) = flushable_runs(log, segment_base);
+        let image_bytes = (head_bytes + data_bytes).next_multiple_of(BLOCK_BYTES);
+        // A flush must never wait for memory, as it is what frees it; the number of flushes bounds this.
+        let mut buf = self.allocate(image_bytes).unwrap_or_else(|| AlignedBuf::unbudgeted(image_bytes));
+        let Some(log) = self.logs.get_mut(id) else { return };
+        if let Some(head) = head {
+            buf[..head_bytes].copy_from_slice(&head[..head_bytes]);
+        }
+        let mut at = head_bytes;
+        let mut next_offset = log.flushed_offset;
+        for run in log.tail.iter().take(runs) {
+            buf[at..at + run.slice.len()].copy_from_slice(&run.slice);
+            at += run.slice.len();
+            next_offset = run.next_offset;
+        }
+        buf[at..].fill(0);
+        let image = buf.freeze();
+        let flushed = image_start + at as u32;
+        let mut steps = VecDeque::new();
+        if !log.on_disk {
+            create_dir(&mut steps, log);
+        }
+        let path = log.file_path(segment_base, FileKind::Log);
+        let key = FileKey { log: id, base_offset: segment_base, kind: FileKind::Log };
+        steps.push_back(Step::Use { key, path, create: true });
+        steps.push_back(Step::Write { offset: u64::from(image_start), data: image.slice(0, image_bytes) });
+        if !at.is_multiple_of(BLOCK_BYTES) {
+            steps.push_back(Step::Truncate { len: u64::from(flushed) });
+        }
+        let (offset_entries, time_entries) =
+            log.push_index_steps(&mut steps, segment_base, flushed, next_offset);
+        let image = image.slice(0, at);
+        let end = FlushEnd {
+            log: id,
+            segment: segment_base,
+            flushed,
+            next_offset,
+            offset_entries,
+            time_entries,
+            image_start,
+            image,
+        };
+        let dir = log.dir;
+        self.work_running += 1;
+        self.jobs.start(io, dir, Some(id), steps, End::Flush(end));
+    }
+
+    pub(super) fn flush_ended(&mut self, io: &mut impl Io, dir: usize, end: FlushEnd, ok: bool) {
+        self.work_running -= 1;
+        let Some(log) = self.logs.get_mut(end.log) else { return };
+        if !ok {
+            return;
+        }
+        log.on_disk = true;
+        log.flushed_offset = end.next_offset;
+        while let Some(run) = log.tail.front()
+            && run.next_offset <= end.next_offset
+        {
+            let bytes = run.slice.len();
+            let chunk = run.chunk;
+            log.tail_bytes -= bytes;
+            log.tail.pop_front();
+            self.dirs[dir].journal.release(chunk, bytes);
+        }
+        if let Some(segment) = log.segment_mut(end.segment) {
+            segment.flushed = end.flushed;
+            segment.on_disk = true;
+            segment.offset_entries_flushed = end.offset_entries;
+            segment.time_entries_flushed = end.time_entries;
+            segment.indexes_synced = false;
+        }
+        let key =
+            PieceKey { log: end.log, segment: end.segment, kind: FileKind::Log, start: end.image_start };
+        self.cache.insert(key, end.image, true);
+        for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
+            self.cache.remove(PieceKey { kind, start: 0, ..key });
+        }
+        self.work.push_back(end.log);
+        self.run_work(io);
+    }
+
+    fn start_sync(&mut self, io: &mut impl Io, id: LogId) {
+        let Some(log) = self.logs.get_mut(id) else { return };
+        let mut steps = VecDeque::new();
+        let mut segments = Vec::new();
+        let wanted = |segment: &Segment| segment.synced < segment.flushed || segment.lacks_entries();
+        let bases: Vec<i64> =
+            log.segments.iter().filter(|segment| wanted(segment)).map(|s| s.base_offset).collect();
+        for base_offset in bases {
+            segments.push(log.push_sync_steps(&mut steps, base_offset));
+        }
+        if log.epochs_dirty {
+            log.epochs_dirty = false;
+            replace_file(&mut steps, &log.path.join(LEADER_EPOCH_FILE), log.epochs.format().as_bytes());
+        }
+        let new_files = segments.len() > 1 || log.segments.iter().any(|segment| segment.synced == 0);
+        if !log.names_synced || new_files {
+            sync_dir(&mut steps, &log.path);
+        }
+        if !log.names_synced {
+            log.names_synced = true;
+            sync_dir(&mut steps, &self.dirs[log.dir].path);
+        }
+        let end = SyncEnd { log: id, offset: log.flushed_offset, segments };
+        let dir = log.dir;
+        self.work_running += 1;
+        self.jobs.start(io, dir, Some(id), steps, End::Sync(end));
+    }
+
+    pub(super) fn sync_ended(&mut self, io: &mut impl Io, dir: usize, end: SyncEnd, ok: bool) {
+        self.work_running -= 1;
+        let Some(log) = self.logs.get_mut(end.log) else { return };
+        if !ok {
+            return;
+        }
+        log.synced_offset = log.synced_offset.max(end.offset);
+        for synced in end.segments {
+            if let Some(segment) = log.segment_mut(synced.base_offset) {
+                segment.synced = segment.synced.max(synced.size);
+                segment.offset_entries_flushed = synced.offset_entries;
+                segment.time_entries_flushed = synced.time_entries;
+                segment.indexes_synced = true;
+            }
+        }
+        self.work.push_back(end.log);
+        self.snapshot_if_due(io, end.log);
+        self.check_reclaim(io, dir);
+        self.run_work(io);
+    }
+}
+
+/// How many runs at the front of the tail make the next flush, and their bytes.
+fn flushable_runs(log: &Log, segment: i64) -> (usize, usize) {
+    let mut bytes = 0;
+    let ready = log.tail.iter().take_while(|run| {
+        let fits = bytes == 0 || bytes + run.slice.len() <= FLUSH_BYTES;
+        let take = fits && run.segment == segment && run.next_offset <= log.high_watermark;
+        if take {
+            bytes += run.slice.len();
+        }
+        take
+    });
+    let count = ready.count();
+    (count, bytes)
+}
+
+pub(super) fn create_dir(steps: &mut VecDeque<Step>, log: &Log) {
+    steps.push_back(Step::CreateDir { path: log.path.clone() });
+    let metadata = format_partition_metadata(log.tp.topic_id);
+    write_file(steps, &log.path.join(PARTITION_METADATA_FILE), metadata.as_bytes());
+}
+
+/// Steps that write a file which nobody reads before the next sync of its directory.
+fn write_file(steps: &mut VecDeque<Step>, path: &Path, contents: &[u8]) {
+    let mode = crate::io::OpenMode { write: true, create: true, truncate: true, ..Default::default() };
+    steps.push_back(Step::Open { path: path.to_owned(), mode });
+    steps.push_back(Step::Write { offset: 0, data: Slice::copy_of(contents) });
+    steps.push_back(Step::Sync { data_only: false });
+}
+
+impl Log {
+    pub(super) fn file_path(&self, base_offset: i64, kind: FileKind) -> std::path::PathBuf {
+        self.path.join(FileName::new(base_offset, kind).to_string())
+    }
+
+    /// Adds the steps that put a segment's files on stable media, with the entries its indexes lack.
+    fn push_sync_steps(&mut self, steps: &mut VecDeque<Step>, base_offset: i64) -> SyncedSegment {
+        let flushed_offset = self.flushed_offset;
+        let Some(segment) = self.segment_mut(base_offset) else {
+            return SyncedSegment { base_offset, size: 0, offset_entries: 0, time_entries: 0 };
+        };
+        let (size, indexes_synced) = (segment.flushed, segment.indexes_synced && !segment.lacks_entries());
+        let (offset_entries, time_entries) = self.push_index_steps(steps, base_offset, size, flushed_offset);
+        let files = [
+            (FileKind::Log, true),
+            (FileKind::OffsetIndex, !indexes_synced && offset_entries > 0),
+            (FileKind::TimeIndex, !indexes_synced && time_entries > 0),
+        ];
+        for (kind, _) in files.into_iter().filter(|(_, wanted)| *wanted) {
+            let path = self.file_path(base_offset, kind);
+            let key = FileKey { log: self.id, base_offset, kind };
+            steps.push_back(Step::Use { key, path, create: false });
+            steps.push_back(Step::Sync { data_only: true });
+        }
+        SyncedSegment { base_offset, size, offset_entries, time_entries }
+    }
+
+    /// Adds the steps that write a segment's new index entries. Returns the numbers of entries in the files then.
+    pub(super) fn push_index_steps(
+        &mut self,
+        steps: &mut VecDeque<Step>,
+        base_offset: i64,
+        flushed: u32,
+        next_offset: i64,
+    ) -> (u32, u32) {
+        let (id, path) = (self.id, self.path.clone());
+        let Some(segment) = self.segment_mut(base_offset) else { return (0, 0) };
+        let pending = segment.take_pending(flushed, next_offset);
+        let files = [
+            (FileKind::OffsetIndex, pending.offsets, segment.offset_entries_flushed, OFFSET_ENTRY_BYTES),
+            (FileKind::TimeIndex, pending.times, segment.time_entries_flushed, TIME_ENTRY_BYTES),
+        ];
+        let mut counts = [0; 2];
+        for ((kind, bytes, entries, entry_bytes), count) in files.into_iter().zip(&mut counts) {
+            *count = entries + bytes.len() as u32 / entry_bytes;
+            if bytes.is_empty() {
+                continue;
+            }
+            let path = path.join(FileName::new(base_offset, kind).to_string());
+            let key = FileKey { log: id, base_offset, kind };
+            steps.push_back(Step::Use { key, path, create: true });
+            let offset = u64::from(entries * entry_bytes);
+            steps.push_back(Step::Write { offset, data: Slice::copy_of(&bytes) });
+        }
+        (counts[0], counts[1])
+    }
+}

@@ -1,0 +1,471 @@
+//! A log from its files, at start-up, blocking.
+//!
+//! After a clean stop the files are believed: each segment's size, the index of the last one up to its end, the newest
+//! producer snapshot. After any other stop everything behind the recovery point is checked batch by batch; the log ends
+//! at the first that is not right, and what follows is cut off and reported. Indexes that are missing or cannot be right
+//! are made anew. Directories of Apache Kafka are read all the same.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use super::leader_epoch::{LEADER_EPOCH_FILE, LeaderEpochs};
+use super::names::{FileKind, FileName, FileState};
+use super::offset_index;
+use super::producer_state::{ProducerState, ProducerStateConfig, read_snapshot};
+use super::producers::Change;
+use super::scan::{Depth, ScanRange, io_error, scan};
+use super::segment::{Largest, NewBatch, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
+use super::start::{
+    close_blocking, open_blocking, read_file, remove_blocking, sync_blocking, sync_dir_blocking, write_file,
+};
+use super::time_index;
+use super::types::*;
+use crate::io::{DirEntry, Errno, Io, Op, OpenMode};
+use crate::record::BatchHeader;
+
+/// The largest index and checkpoint files that are read.
+const SMALL_FILE_BYTES_MAX: usize = 256 << 20;
+
+/// What a log is loaded with.
+#[derive(Clone, Debug)]
+pub(super) struct LoadOptions {
+    pub path: PathBuf,
+    pub index_interval_bytes: u32,
+    /// After an unclean stop: what lies behind this offset is checked.
+    pub recovery_point: Option<i64>,
+    pub log_start_offset: i64,
+    pub producers: ProducerStateConfig,
+    pub wall_ms: i64,
+}
+
+/// A log as its files have it.
+#[derive(Debug)]
+pub(super) struct LoadedLog {
+    pub path: PathBuf,
+    pub segments: VecDeque<Segment>,
+    pub log_start_offset: i64,
+    pub log_end_offset: i64,
+    pub epochs: LeaderEpochs,
+    pub producers: ProducerState,
+    pub snapshot_offset: i64,
+    pub stray_snapshot: Option<i64>,
+    pub bytes_checked: u64,
+    /// What was cut off and why.
+    pub dropped: Vec<String>,
+}
+
+/// Loads the log in a directory; `None` when there is no such directory.
+pub(super) fn load(io: &mut impl Io, options: &LoadOptions) -> Result<Option<LoadedLog>, StorageError> {
+    let entries = match io.list_dir(&options.path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StorageError::Io { path: options.path.clone(), error }),
+    };
+    let mut loader = Loader { options, log: LoadedLog::empty(options), files: Files::default() };
+    loader.sort_files(io, &entries)?;
+    loader.load_segments(io)?;
+    loader.load_start(io)?;
+    loader.load_epochs(io)?;
+    loader.load_producers(io)?;
+    Ok(Some(loader.log))
+}
+
+impl LoadedLog {
+    pub fn empty(options: &LoadOptions) -> LoadedLog {
+        LoadedLog {
+            path: options.path.clone(),
+            segments: VecDeque::new(),
+            log_start_offset: options.log_start_offset,
+            log_end_offset: options.log_start_offset,
+            epochs: LeaderEpochs::default(),
+            producers: ProducerState::new(options.producers),
+            snapshot_offset: -1,
+            stray_snapshot: None,
+            bytes_checked: 0,
+            dropped: Vec::new(),
+        }
+    }
+
+    pub fn file_path(&self, base_offset: i64, kind: FileKind) -> PathBuf {
+        self.path.join(FileName::new(base_offset, kind).to_string())
+    }
+}
+
+/// What the directory holds.
+#[derive(Debug, Default)]
+struct Files {
+    logs: Vec<(i64, u64)>,
+    snapshots: Vec<i64>,
+    indexes: Vec<(FileName, u64)>,
+}
+
+struct Loader<'a> {
+    options: &'a LoadOptions,
+    log: LoadedLog,
+    files: Files,
+}
+
+impl Loader<'_> {
+    fn sort_files(&mut self, io: &mut impl Io, entries: &[DirEntry]) -> Result<(), StorageError> {
+        for entry in entries {
+            let Some(name) = FileName::parse(&entry.name) else { continue };
+            match (name.state, name.kind) {
+                (FileState::Deleted | FileState::Cleaned, _) => {
+                    let path = self.options.path.join(&entry.name);
+                    remove_blocking(io, &path).map_err(|error| io_error(&path, error))?;
+                }
+                (FileState::Swap, _) => {}
+                (FileState::Live, FileKind::Log) => self.files.logs.push((name.base_offset, entry.len)),
+                (FileState::Live, FileKind::ProducerSnapshot) => self.files.snapshots.push(name.base_offset),
+                (FileState::Live, _) => self.files.indexes.push((name, entry.len)),
+            }
+        }
+        self.files.logs.sort_unstable();
+        self.files.snapshots.sort_unstable();
+        Ok(())
+    }
+
+    fn index_entries(&self, base_offset: i64, kind: FileKind, entry_bytes: u32) -> Option<u32> {
+        let name = FileName::new(base_offset, kind);
+        let (_, len) = self.files.indexes.iter().find(|(found, _)| *found == name)?;
+        let entry_bytes = u64::from(entry_bytes);
+        len.is_multiple_of(entry_bytes).then(|| u32::try_from(len / entry_bytes).ok())?
+    }
+
+    fn load_segments(&mut self, io: &mut impl Io) -> Result<(), StorageError> {
+        let logs = std::mem::take(&mut self.files.logs);
+        // Recovery begins in the segment that holds the recovery point.
+        let unclean_from = self.options.recovery_point.map(|point| {
+            let behind = logs.partition_point(|(base_offset, _)| *base_offset <= point);
+            behind.saturating_sub(1)
+        });
+        for (index, &(base_offset, len)) in logs.iter().enumerate() {
+            let next_base = logs.get(index + 1).map(|next| next.0);
+            let check = unclean_from.is_some_and(|from| index >= from);
+            let whole = self.load_segment(io, base_offset, len, next_base, check)?;
+            if !whole {
+                for &(base_offset, len) in &logs[index + 1..] {
+                    self.drop_segment(io, base_offset, len)?;
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a segment. False when it had to be cut, so that nothing can follow it.
+    fn load_segment(
+        &mut self,
+        io: &mut impl Io,
+        base_offset: i64,
+        len: u64,
+        next_base: Option<i64>,
+        check: bool,
+    ) -> Result<bool, StorageError> {
+        let size = u32::try_from(len).map_err(|_| StorageError::Corrupt {
+            path: self.log.file_path(base_offset, FileKind::Log),
+            what: format!("{len} bytes are more than a segment may have"),
+        })?;
+        let offsets = self.index_entries(base_offset, FileKind::OffsetIndex, OFFSET_ENTRY_BYTES);
+        let times = self.index_entries(base_offset, FileKind::TimeIndex, TIME_ENTRY_BYTES);
+        if let (false, Some(next), Some(offsets), Some(times)) = (check, next_base, offsets, times) {
+            let segment = Segment::loaded(base_offset, size, self.options.wall_ms, offsets, times);
+            self.log.segments.push_back(segment);
+            self.log.log_end_offset = next;
+            return Ok(true);
+        }
+        let from = self.scan_start(io, base_offset, len, check)?;
+        let depth = if check { Depth::Checksums } else { Depth::Headers };
+        let end_offset = next_base.unwrap_or(i64::MAX);
+        let mut rebuilt = Rebuilt::resume(base_offset, &from, self.options);
+        let epochs = &mut self.log.epochs;
+        let path = self.log.path.join(FileName::new(base_offset, FileKind::Log).to_string());
+        let range =
+            ScanRange { path, position: from.position, len, next_offset: from.offset, end_offset, depth };
+        let mut end = scan(io, &range, |_, header, _| {
+            rebuilt.add(header);
+            if check {
+                epochs.assign(header.partition_leader_epoch, header.base_offset);
+            }
+        })?;
+        if end.damage.is_some() && depth == Depth::Headers {
+            // What a clean stop left should be right; where it is not, nothing is believed.
+            let range = ScanRange { position: 0, next_offset: base_offset, depth: Depth::Checksums, ..range };
+            rebuilt = Rebuilt::resume(base_offset, &ScanStart::at(base_offset), self.options);
+            end = scan(io, &range, |_, header, _| rebuilt.add(header))?;
+        }
+        self.log.bytes_checked += end.position - from.position.min(end.position);
+        if let Some(damage) = &end.damage {
+            self.cut(io, base_offset, end.position, len, damage)?;
+        }
+        let segment = rebuilt.finish(io, &self.log, next_base.is_some() && end.damage.is_none())?;
+        self.log.segments.push_back(segment);
+        self.log.log_end_offset = match next_base {
+            Some(next) if end.damage.is_none() => next,
+            _ => end.next_offset,
+        };
+        Ok(end.damage.is_none())
+    }
+
+    /// From where a segment must be walked over: its last index entry that can be believed, below the recovery point.
+    fn scan_start(
+        &self,
+        io: &mut impl Io,
+        base_offset: i64,
+        len: u64,
+        check: bool,
+    ) -> Result<ScanStart, StorageError> {
+        let from_start = ScanStart::at(base_offset);
+        let point = if check { self.options.recovery_point.unwrap_or(0) } else { i64::MAX };
+        if len == 0 || point <= base_offset {
+            return Ok(from_start);
+        }
+        let mut read = |kind| {
+            let path = self.log.file_path(base_offset, kind);
+            read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))
+        };
+        let (Some(offsets), Some(times)) = (read(FileKind::OffsetIndex)?, read(FileKind::TimeIndex)?) else {
+            return Ok(from_start);
+        };
+        if offset_index::check(&offsets, len).is_err() || time_index::check(&times).is_err() {
+            return Ok(from_start);
+        }
+        let floor = offset_index::lookup(&offsets, base_offset, point - 1);
+        if floor.position == 0 {
+            return Ok(ScanStart { offsets: Vec::new(), times: Vec::new(), ..from_start });
+        }
+        // The entry names the last offset of the batch at its position: that batch says where it begins.
+        let path = self.log.file_path(base_offset, FileKind::Log);
+        let Some(header) = header_at(io, &path, u64::from(floor.position))? else { return Ok(from_start) };
+        if header.last_offset() != floor.offset || header.base_offset < base_offset {
+            return Ok(from_start);
+        }
+        let kept = offsets.chunks_exact(OFFSET_ENTRY_BYTES as usize);
+        let kept = kept.take_while(|entry| entry[4..] < floor.position.to_be_bytes()[..]).count();
+        let mut offsets = offsets;
+        offsets.truncate(kept * OFFSET_ENTRY_BYTES as usize);
+        let mut times = times;
+        times.truncate(time_index::truncated_len(&times, base_offset, header.base_offset));
+        Ok(ScanStart { position: u64::from(floor.position), offset: header.base_offset, offsets, times })
+    }
+
+    /// Cuts a segment behind its last good batch.
+    fn cut(
+        &mut self,
+        io: &mut impl Io,
+        base_offset: i64,
+        position: u64,
+        len: u64,
+        damage: &str,
+    ) -> Result<(), StorageError> {
+        let path = self.log.file_path(base_offset, FileKind::Log);
+        self.log.dropped.push(format!(
+            "{}: {} bytes from {position} on: {damage}",
+            path.display(),
+            len - position
+        ));
+        let truncate = |io: &mut _| truncate_blocking(io, &path, position);
+        truncate(io).map_err(|error| io_error(&path, error))
+    }
+
+    fn drop_segment(&mut self, io: &mut impl Io, base_offset: i64, len: u64) -> Result<(), StorageError> {
+        let path = self.log.file_path(base_offset, FileKind::Log);
+        self.log.dropped.push(format!("{}: all {len} bytes: the segment before it was cut", path.display()));
+        for kind in FileKind::ALL {
+            let path = self.log.file_path(base_offset, kind);
+            remove_blocking(io, &path).map_err(|error| io_error(&path, error))?;
+        }
+        Ok(())
+    }
+
+    /// The log start offset, by the checkpoint and the first segment; a log that ends below its start begins anew there.
+    fn load_start(&mut self, io: &mut impl Io) -> Result<(), StorageError> {
+        let first = self.log.segments.front().map(|segment| segment.base_offset);
+        let start = self.options.log_start_offset.max(first.unwrap_or(0));
+        self.log.log_start_offset = start;
+        if self.log.log_end_offset >= start {
+            return Ok(());
+        }
+        for segment in std::mem::take(&mut self.log.segments) {
+            self.drop_segment(io, segment.base_offset, u64::from(segment.size))?;
+        }
+        self.log.log_end_offset = start;
+        Ok(())
+    }
+
+    fn load_epochs(&mut self, io: &mut impl Io) -> Result<(), StorageError> {
+        let path = self.log.path.join(LEADER_EPOCH_FILE);
+        let bytes = read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))?;
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
+        let mut epochs = text.and_then(|text| LeaderEpochs::parse(&text).ok()).unwrap_or_default();
+        for entry in self.log.epochs.entries() {
+            epochs.assign(entry.epoch, entry.start_offset);
+        }
+        epochs.truncate_from_end(self.log.log_end_offset);
+        epochs.truncate_from_start(self.log.log_start_offset);
+        self.log.epochs = epochs;
+        Ok(())
+    }
+
+    /// The newest snapshot that can be used, and the batches behind it.
+    fn load_producers(&mut self, io: &mut impl Io) -> Result<(), StorageError> {
+        let end = self.log.log_end_offset;
+        let mut from = self.log.log_start_offset;
+        while let Some(offset) = self.files.snapshots.pop() {
+            let path = self.log.file_path(offset, FileKind::ProducerSnapshot);
+            let bytes = read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))?;
+            let entries = bytes.filter(|_| offset <= end).and_then(|bytes| read_snapshot(&bytes).ok());
+            if let Some(entries) = entries {
+                self.log.producers.load(entries, offset, self.options.wall_ms);
+                self.log.snapshot_offset = offset;
+                let is_stray = self.log.segments.iter().all(|segment| segment.base_offset != offset);
+                self.log.stray_snapshot = is_stray.then_some(offset);
+                from = offset;
+                break;
+            }
+            remove_blocking(io, &path).map_err(|error| io_error(&path, error))?;
+        }
+        let clean = self.options.recovery_point.is_none();
+        if self.log.snapshot_offset >= 0 || !clean {
+            self.replay_producers(io, from)?;
+        }
+        self.log.producers.set_end_offset(end);
+        Ok(())
+    }
+
+    fn replay_producers(&mut self, io: &mut impl Io, from: i64) -> Result<(), StorageError> {
+        let producers = &mut self.log.producers;
+        for (index, segment) in self.log.segments.iter().enumerate() {
+            let next =
+                self.log.segments.get(index + 1).map_or(self.log.log_end_offset, |next| next.base_offset);
+            if next <= from {
+                continue;
+            }
+            let path = self.log.path.join(FileName::new(segment.base_offset, FileKind::Log).to_string());
+            let range = ScanRange {
+                path,
+                position: 0,
+                len: u64::from(segment.size),
+                next_offset: segment.base_offset,
+                end_offset: next,
+                depth: Depth::Headers,
+            };
+            scan(io, &range, |_, header, bytes| {
+                if header.base_offset >= from
+                    && let Ok(change) = Change::of(bytes, header, header.base_offset, header.max_timestamp)
+                {
+                    change.apply(producers);
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a walk over a segment begins, and the index entries below it.
+#[derive(Debug)]
+struct ScanStart {
+    position: u64,
+    offset: i64,
+    offsets: Vec<u8>,
+    times: Vec<u8>,
+}
+
+impl ScanStart {
+    fn at(base_offset: i64) -> ScanStart {
+        ScanStart { position: 0, offset: base_offset, offsets: Vec::new(), times: Vec::new() }
+    }
+}
+
+/// A segment being put together from its batches.
+struct Rebuilt {
+    segment: Segment,
+    offsets: Vec<u8>,
+    times: Vec<u8>,
+    index_interval_bytes: u32,
+    wall_ms: i64,
+    first_seen: bool,
+}
+
+impl Rebuilt {
+    fn resume(base_offset: i64, from: &ScanStart, options: &LoadOptions) -> Rebuilt {
+        let offset_entries = from.offsets.len() as u32 / OFFSET_ENTRY_BYTES;
+        let time_entries = from.times.len() as u32 / TIME_ENTRY_BYTES;
+        let position = from.position as u32;
+        let mut segment =
+            Segment::loaded(base_offset, position, options.wall_ms, offset_entries, time_entries);
+        let last = time_index::entries(&from.times, base_offset).last();
+        let largest =
+            last.map_or(Largest::NONE, |last| Largest { timestamp: last.timestamp, offset: last.offset });
+        segment.resume(largest, largest.timestamp, if position > 0 { u32::MAX } else { 0 }, -1);
+        Rebuilt {
+            segment,
+            offsets: from.offsets.clone(),
+            times: from.times.clone(),
+            index_interval_bytes: options.index_interval_bytes,
+            wall_ms: options.wall_ms,
+            first_seen: position == 0,
+        }
+    }
+
+    fn add(&mut self, header: &BatchHeader) {
+        let new = NewBatch {
+            size: header.size() as u32,
+            last_offset: header.last_offset(),
+            max_timestamp: header.max_timestamp,
+            wall_ms: self.wall_ms,
+        };
+        self.segment.add(&new, self.index_interval_bytes);
+    }
+
+    /// Writes the indexes and gives the segment, everything in it flushed.
+    fn finish(mut self, io: &mut impl Io, log: &LoadedLog, closed: bool) -> Result<Segment, StorageError> {
+        if closed {
+            self.segment.close();
+        }
+        let base_offset = self.segment.base_offset;
+        if !self.first_seen {
+            let path = log.file_path(base_offset, FileKind::Log);
+            self.segment.first_timestamp = header_at(io, &path, 0)?.map_or(-1, |header| header.max_timestamp);
+        }
+        let pending = std::mem::take(&mut self.segment.pending);
+        self.offsets.extend_from_slice(&pending.offsets);
+        self.times.extend_from_slice(&pending.times);
+        for (kind, bytes) in [(FileKind::OffsetIndex, &self.offsets), (FileKind::TimeIndex, &self.times)] {
+            let path = log.file_path(base_offset, kind);
+            let known = read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))?;
+            if known.as_ref() != Some(bytes) {
+                write_file(io, &path, bytes).map_err(|error| io_error(&path, error))?;
+            }
+        }
+        let segment = &mut self.segment;
+        segment.flushed = segment.size;
+        segment.synced = segment.size;
+        segment.offset_entries_flushed = segment.offset_entries;
+        segment.time_entries_flushed = segment.time_entries;
+        Ok(self.segment)
+    }
+}
+
+/// The batch header at a position of a file; `None` where none is.
+fn header_at(io: &mut impl Io, path: &Path, position: u64) -> Result<Option<BatchHeader>, StorageError> {
+    let wrap = |error| io_error(path, error);
+    let file = open_blocking(io, path, OpenMode::default()).map_err(wrap)?;
+    let read = super::start::read_blocking(io, file, position, 4096);
+    close_blocking(io, file);
+    let (buf, len) = read.map_err(wrap)?;
+    Ok(BatchHeader::parse(&buf[..len]).ok())
+}
+
+fn truncate_blocking(io: &mut impl Io, path: &Path, len: u64) -> Result<(), Errno> {
+    let file = open_blocking(io, path, OpenMode { write: true, ..OpenMode::default() })?;
+    let result =
+        io.block_on(Op::Truncate { file, len }).result.and_then(|_| sync_blocking(io, file).map(|()| 0));
+    close_blocking(io, file);
+    result.map(|_| ())
+}
+
+/// Makes the names in a log's directory stay.
+pub(super) fn sync_names(io: &mut impl Io, path: &Path) -> Result<(), StorageError> {
+    sync_dir_blocking(io, path).map_err(|error| io_error(path, error))
+}

@@ -1,0 +1,287 @@
+//! What goes away: segments by age, size and log start offset, records on request, whole logs.
+//!
+//! Segments leave the log at once; their files get the suffix `.deleted` and are removed after `file.delete.delay.ms`, a few
+//! at a time. A log always keeps a segment file, if only an empty one, so that its offsets outlive its records. A
+//! deleted log's directory is renamed first, when its last job has ended: until then a new log of the same name waits
+//! with its files.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+use super::jobs::{FileKey, Step, sync_dir};
+use super::journal::Touch;
+use super::leader_epoch::LEADER_EPOCH_FILE;
+use super::log::Log;
+use super::names::{DirectoryState, FileKind, FileName, FileState};
+use super::store::{End, Storage};
+use super::types::*;
+use crate::io::Io;
+
+/// Logs looked at in one call.
+const LOGS_A_TICK: usize = 64;
+/// A log whose time index had to be read is looked at again after this.
+const AGAIN_NS: u64 = 1_000_000_000;
+/// Removals under way at once; each is one operation at a time.
+const REMOVALS_MAX: usize = 2;
+
+/// Where the round over the logs stands.
+#[derive(Debug, Default)]
+pub(super) struct Retention {
+    pub next_ns: u64,
+    slot: usize,
+    /// Logs that could not be judged yet.
+    again: Vec<LogId>,
+}
+
+/// A deleted log whose directory is still there.
+#[derive(Debug)]
+pub(super) struct Dead {
+    pub id: LogId,
+    pub dir: usize,
+    pub path: PathBuf,
+    topic_id: crate::protocol::Uuid,
+    files: Vec<String>,
+    renaming: bool,
+}
+
+/// Paths to remove when their time has come; the last is a directory or not.
+#[derive(Debug)]
+pub(super) struct Removal {
+    due_ns: u64,
+    dir: usize,
+    log: Option<LogId>,
+    steps: VecDeque<Step>,
+}
+
+impl Storage {
+    /// Moves the log start offset to `before` (at most the high watermark); journaled, safe with
+    /// [`Event::StartAdvanced`]. An offset at or below the log start changes nothing. Answers the log start offset.
+    pub fn delete_records(&mut self, io: &mut impl Io, log: LogId, before: i64) -> Result<i64, ReadError> {
+        let id = log;
+        let (dir, high_watermark, start) = {
+            let log = self.readable(id)?;
+            (log.dir, log.high_watermark, log.log_start_offset)
+        };
+        if before > high_watermark {
+            return Err(ReadError::OutOfRange);
+        }
+        if before <= start {
+            self.events.push_back(Event::StartAdvanced { log, log_start_offset: start });
+            return Ok(start);
+        }
+        self.make_room(dir, 0).map_err(|error| match error {
+            AppendError::Busy => ReadError::NoMemory,
+            AppendError::Offline => ReadError::Offline,
+            _ => ReadError::Storage,
+        })?;
+        let Some(log) = self.logs.get_mut(id) else { return Err(ReadError::UnknownLog) };
+        log.log_start_offset = before;
+        log.epochs_dirty |= log.epochs.truncate_from_start(before);
+        let journal = &mut self.dirs[dir].journal;
+        journal.append_log_start(log.tp.topic_id, log.tp.partition, before);
+        let touch = Touch { log: id, end_offset: log.log_end_offset, start_offset: Some(before) };
+        log.touch = journal.touch(touch, log.touch, true);
+        self.retire_segments(io, id, 0);
+        Ok(before)
+    }
+
+    /// Forgets the log at once; its files go away in small steps.
+    pub fn delete_log(&mut self, io: &mut impl Io, log: LogId) {
+        let Some(mut log) = self.logs.remove(log) else { return };
+        let home = &mut self.dirs[log.dir];
+        for run in log.tail.drain(..) {
+            home.journal.release(run.chunk, run.slice.len());
+        }
+        self.cache.forget(log.id, None);
+        self.jobs.doom_files(io, log.id, |_| true);
+        let mut files = vec!["partition.metadata".to_string(), LEADER_EPOCH_FILE.to_string()];
+        for segment in &log.segments {
+            files.extend(FileKind::ALL.map(|kind| FileName::new(segment.base_offset, kind).to_string()));
+        }
+        let snapshots = [log.stray_snapshot, Some(log.snapshot_offset)].into_iter().flatten();
+        files.extend(snapshots.map(|offset| FileName::new(offset, FileKind::ProducerSnapshot).to_string()));
+        let (id, dir, topic_id) = (log.id, log.dir, log.tp.topic_id);
+        self.graveyard.push(Dead { id, dir, path: log.path, topic_id, files, renaming: false });
+        self.bury(io);
+    }
+
+    /// Renames the directories of deleted logs whose jobs have all ended.
+    pub(super) fn bury(&mut self, io: &mut impl Io) {
+        for index in 0..self.graveyard.len() {
+            let dead = &mut self.graveyard[index];
+            if dead.renaming || self.jobs.runs_for(dead.id) {
+                continue;
+            }
+            dead.renaming = true;
+            let steps = VecDeque::from([Step::Rename { from: dead.path.clone(), to: dead.grave() }]);
+            self.jobs.start(io, dead.dir, Some(dead.id), steps, End::Buried(dead.id));
+        }
+    }
+
+    pub(super) fn buried(&mut self, id: LogId) {
+        let Some(index) = self.graveyard.iter().position(|dead| dead.id == id) else { return };
+        let dead = self.graveyard.swap_remove(index);
+        let grave = dead.grave();
+        let mut steps: VecDeque<Step> =
+            dead.files.iter().map(|name| Step::Unlink { path: grave.join(name) }).collect();
+        // What else is in it goes with the next start.
+        steps.push_back(Step::RemoveDir { path: grave });
+        self.removals.push_back(Removal { due_ns: 0, dir: dead.dir, log: Some(id), steps });
+        for id in std::mem::take(&mut self.haunted) {
+            self.ask(id, -1, -1);
+        }
+    }
+
+    /// Starts the removals that are due.
+    pub(super) fn run_removals(&mut self, io: &mut impl Io, now: u64) {
+        while self.removals_running < REMOVALS_MAX
+            && let Some(index) = self.removals.iter().position(|removal| removal.due_ns <= now)
+            && let Some(removal) = self.removals.remove(index)
+        {
+            if self.dirs[removal.dir].online {
+                self.removals_running += 1;
+                self.jobs.start(io, removal.dir, removal.log, removal.steps, End::Removed);
+            }
+        }
+    }
+
+    /// Looks at some logs, when a round is due or under way.
+    pub(super) fn run_retention(&mut self, io: &mut impl Io, now: u64, wall_ms: i64) {
+        if now < self.retention.next_ns || self.stopping {
+            return;
+        }
+        for id in std::mem::take(&mut self.retention.again) {
+            self.apply_retention(io, id, wall_ms);
+        }
+        for _ in 0..LOGS_A_TICK {
+            let slot = self.retention.slot;
+            if slot >= self.logs.slots() {
+                self.retention.slot = 0;
+                let interval_ns = self.options.retention_check_interval_ms.max(1) as u64 * 1_000_000;
+                self.retention.next_ns = now + interval_ns;
+                break;
+            }
+            self.retention.slot += 1;
+            if let Some(id) = self.logs.at(slot).map(|log| log.id) {
+                self.apply_retention(io, id, wall_ms);
+            }
+        }
+        if !self.retention.again.is_empty() {
+            self.retention.next_ns = self.retention.next_ns.min(now + AGAIN_NS);
+        }
+    }
+
+    fn apply_retention(&mut self, io: &mut impl Io, id: LogId, wall_ms: i64) {
+        let Some(log) = self.logs.get_mut(id) else { return };
+        log.producers.remove_expired(wall_ms);
+        if !self.dirs[log.dir].online {
+            return;
+        }
+        if !log.config.delete {
+            return self.retire_segments(io, id, 0);
+        }
+        let by_size = log.surplus_segments();
+        let (retention_ms, segments) = (log.config.retention_ms, log.segments.len());
+        let bases: Vec<i64> = log.segments.iter().map(|segment| segment.base_offset).collect();
+        let mut expired = by_size;
+        while retention_ms >= 0 && expired < segments {
+            match self.largest(io, id, bases[expired]) {
+                Ok(Some(largest)) if self.is_expired(id, expired, largest.timestamp, wall_ms) => expired += 1,
+                Ok(None) => {
+                    self.retention.again.push(id);
+                    break;
+                }
+                _ => break,
+            }
+        }
+        self.retire_segments(io, id, expired);
+    }
+
+    fn is_expired(&self, id: LogId, index: usize, largest: i64, wall_ms: i64) -> bool {
+        let Some(log) = self.logs.get(id) else { return false };
+        let segment = &log.segments[index];
+        // A segment without a timestamp, or one that could not be told, counts from its file's age.
+        let newest = if (0..i64::MAX).contains(&largest) { largest } else { segment.created_ms };
+        segment.size > 0 && wall_ms.saturating_sub(newest) > log.config.retention_ms
+    }
+
+    /// Takes away the first `expired` segments and those below the log start offset, as far as they are complete on disk.
+    pub(super) fn retire_segments(&mut self, io: &mut impl Io, id: LogId, expired: usize) {
+        let Some(log) = self.logs.get_mut(id) else { return };
+        let below = log.segments.partition_point(|segment| segment.base_offset <= log.log_start_offset);
+        let wanted = expired.max(below.saturating_sub(1));
+        let mut ready = log.segments.iter().take(wanted).take_while(|segment| segment.is_flushed()).count();
+        if ready == log.segments.len() {
+            if log.flags.busy || !log.tail.is_empty() {
+                ready -= 1;
+            } else {
+                // All of it goes: an empty segment keeps the offsets.
+                log.roll(log.log_end_offset, log.segments.back().map_or(0, |last| last.created_ms), 0);
+            }
+        }
+        if ready > 0 {
+            self.remove_segments(io, id, ready);
+        }
+    }
+
+    fn remove_segments(&mut self, io: &mut impl Io, id: LogId, count: usize) {
+        let Some(log) = self.logs.get_mut(id) else { return };
+        let mut steps = VecDeque::new();
+        let mut removals = VecDeque::new();
+        let empty = log.segments.back_mut().filter(|last| last.size == 0 && !last.on_disk);
+        if let Some(empty) = empty {
+            empty.on_disk = true;
+            let base_offset = empty.base_offset;
+            let path = log.file_path(base_offset, FileKind::Log);
+            let key = FileKey { log: id, base_offset, kind: FileKind::Log };
+            steps.push_back(Step::Use { key, path, create: true });
+            sync_dir(&mut steps, &log.path);
+        }
+        let retired: Vec<i64> = log.segments.drain(..count).map(|segment| segment.base_offset).collect();
+        for base_offset in &retired {
+            for kind in FileKind::ALL {
+                let name = FileName::new(*base_offset, kind);
+                let deleted = log.path.join(name.with_state(FileState::Deleted).to_string());
+                steps.push_back(Step::Rename { from: log.path.join(name.to_string()), to: deleted.clone() });
+                removals.push_back(Step::Unlink { path: deleted });
+            }
+        }
+        log.forget_cursors();
+        let first = log.segments.front().map_or(log.log_end_offset, |segment| segment.base_offset);
+        if first > log.log_start_offset {
+            log.log_start_offset = first;
+            log.epochs_dirty |= log.epochs.truncate_from_start(first);
+            self.events.push_back(Event::StartAdvanced { log: id, log_start_offset: first });
+        }
+        let delay_ns = log.config.file_delete_delay_ms.max(0) as u64 * 1_000_000;
+        let (dir, tp) = (log.dir, log.tp.to_string());
+        tracing::info!(log = %tp, segments = retired.len(), log_start_offset = first, "segments removed");
+        for base_offset in retired {
+            self.cache.forget(id, Some(base_offset));
+            self.jobs.doom_files(io, id, |key| key.base_offset == base_offset);
+        }
+        self.jobs.start(io, dir, Some(id), steps, End::Nothing);
+        self.removals.push_back(Removal { due_ns: io.now() + delay_ns, dir, log: Some(id), steps: removals });
+    }
+}
+
+impl Dead {
+    fn grave(&self) -> PathBuf {
+        super::suffixed_path(&self.path, self.topic_id, DirectoryState::Delete)
+    }
+}
+
+impl Log {
+    /// How many segments at the front lie beyond `retention.bytes`.
+    fn surplus_segments(&self) -> usize {
+        if self.config.retention_bytes < 0 {
+            return 0;
+        }
+        let mut surplus = self.size_bytes() as i64 - self.config.retention_bytes;
+        let beyond = self.segments.iter().take_while(|segment| {
+            surplus -= i64::from(segment.size);
+            segment.size > 0 && surplus >= 0
+        });
+        beyond.count()
+    }
+}
