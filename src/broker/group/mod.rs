@@ -2,7 +2,7 @@
 //!
 //! No I/O, no clock, no random source: requests, completed appends, loaded records and the time come in as arguments,
 //! [`Effect`]s go out. The shard routes each request to the coordinator whose `__consumer_offsets` partition the group
-//! hashes to ([`partition_for`]), appends what the coordinator asks for, and reports every append back, in
+//! hashes to ([`partition_for`], [`routing`]), appends what the coordinator asks for, and reports every append back, in
 //! order for each partition. Invariants: whatever is answered has been appended before; what a replay of the partition's
 //! records rebuilds is what was live, but for rebalances under way; every request is answered exactly once; memory is
 //! bounded by [`GroupLimits`].
@@ -25,6 +25,7 @@ mod member;
 mod offsets; // the committed offsets of a group
 mod rebalance; // from state to state
 mod records; // groups and offsets as records
+pub mod routing; // which shard answers
 #[cfg(test)]
 mod tests;
 mod timers;
