@@ -42,7 +42,7 @@ class Broker:
         self.address = f"127.0.0.1:{self.port}"
         self.data = os.path.join(self.dir, "data")
 
-    def start(self):
+    def start(self, poll_s=0.01):
         if answers(self.port):
             raise RuntimeError(f"something already listens on {self.address}")
         command = self._kafka_command() if self.kind == "kafka" else self._ringlog_command()
@@ -56,7 +56,7 @@ class Broker:
             if time.monotonic() > deadline:
                 process.kill()
                 raise RuntimeError(f"the broker was not ready within {READY_S} s:\n{self.log_tail()}")
-            time.sleep(0.01)
+            time.sleep(poll_s)
         return self
 
     def stop(self, sig=signal.SIGTERM):
