@@ -25,6 +25,9 @@ pub const CHUNK_BYTES_MAX: usize = 4 << 20;
 /// than a request could have carried without it.
 pub const DECOMPRESSED_BYTES_MAX_DEFAULT: usize = 100 << 20;
 
+/// The capacity a buffer of whole unpacked batches keeps from one batch to the next.
+pub const SCRATCH_BYTES_KEPT: usize = 8 << 20;
+
 /// What gzip and zstd unpack at a time.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -103,6 +106,10 @@ impl Decompressor {
         input: &'i [u8],
         bytes_max: usize,
     ) -> Result<Chunks<'d, 'i>, CompressionError> {
+        // One batch with a huge block does not keep the memory for good.
+        if self.chunk.len() > CHUNK_BYTES_MAX {
+            self.chunk = Vec::new();
+        }
         match codec {
             Codec::None => {}
             Codec::Gzip => self.gzip.start(),

@@ -227,6 +227,8 @@ pub fn rewrite(
             compression::recompress(&batch, target, compressor, decompressor, scratch, limit, out)
         }
     });
+    scratch.clear();
+    scratch.shrink_to(compression::SCRATCH_BYTES_KEPT);
     written.map_err(|error| Rejection::new(ProduceError::UnknownServerError, error.to_string()))?;
     check_size(out.len() - start, rules)?;
     check_segment(out.len() - start, rules)
