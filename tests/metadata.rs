@@ -1,6 +1,8 @@
 //! The embedded metadata engine against a simulated disk: crashes at every op, faults, damage, and directories that a real
 //! Apache Kafka 4.3.1 left behind (`tests/metadata/`).
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "simulation/sim_io.rs"]
 mod sim_io;
 

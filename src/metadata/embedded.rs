@@ -323,65 +323,76 @@ impl Embedded {
             Payload::Opened { file } => Some(file),
             _ => None,
         };
-        let step = snapshot.step;
-        let is_in_use = matches!(
-            step,
-            Step::CloseDirectory | Step::CloseOldJournal | Step::RemoveOldJournal | Step::RemoveOldSnapshot
-        );
-        if completion.result.is_err() && !is_in_use && step != Step::Abandon {
-            snapshot.step = Step::Abandon;
+        let next = if snapshot.step.is_last_part() {
+            self.retire_step(&mut snapshot)
+        } else if completion.result.is_err() || snapshot.step == Step::Abandon {
             // The next attempt waits until the journal has grown by as much again.
             self.retry_at = self.journal_len.saturating_mul(2);
+            let left = opened.or(snapshot.file.take()).or(snapshot.new_journal.take());
+            left.map(|left| (Step::Abandon, Op::Close { handle: left }))
+        } else {
+            self.write_step(&mut snapshot, opened)
+        };
+        if let Some((step, op)) = next {
+            snapshot.step = step;
+            self.state = State::Snapshot(snapshot);
+            self.submit(io, op);
         }
-        let next = match snapshot.step {
+    }
+
+    /// What follows a step that succeeded, until the new files are durable.
+    fn write_step(&self, snapshot: &mut Snapshot, opened: Option<Handle>) -> Option<(Step, Op)> {
+        let create = OpenMode { write: true, create: true, truncate: true, ..OpenMode::default() };
+        match snapshot.step {
             Step::Create => {
                 snapshot.file = opened;
                 let bytes = journal::snapshot(&self.committed);
                 snapshot.len = bytes.len() as u64;
-                handle(opened).map(|file| {
-                    let data = Slice::copy_of(&bytes);
-                    (Step::Write, Op::Write { file, offset: 0, data, sync: false })
-                })
+                let data = Slice::copy_of(&bytes);
+                opened.map(|file| (Step::Write, Op::Write { file, offset: 0, data, sync: false }))
             }
-            Step::Write => {
-                handle(snapshot.file).map(|file| (Step::Sync, Op::Sync { file, data_only: false }))
-            }
-            Step::Sync => handle(snapshot.file.take()).map(|file| (Step::Close, Op::Close { handle: file })),
+            Step::Write => snapshot.file.map(|file| (Step::Sync, Op::Sync { file, data_only: false })),
+            Step::Sync => snapshot.file.take().map(|file| (Step::Close, Op::Close { handle: file })),
             Step::Close => {
-                let rename = Op::Rename { from: files::temporary(&snapshot.path), to: snapshot.path.clone() };
-                Some((Step::Rename, rename))
+                let (from, to) = (files::temporary(&snapshot.path), snapshot.path.clone());
+                Some((Step::Rename, Op::Rename { from, to }))
             }
             Step::Rename => {
-                let mode = OpenMode { write: true, create: true, truncate: true, ..OpenMode::default() };
-                Some((Step::CreateJournal, Op::Open { path: snapshot.new_journal_path.clone(), mode }))
+                let path = snapshot.new_journal_path.clone();
+                Some((Step::CreateJournal, Op::Open { path, mode: create }))
             }
             Step::CreateJournal => {
                 snapshot.new_journal = opened;
                 let header = journal::journal_header(&self.committed.cluster_id, self.committed.revision);
                 snapshot.header_len = header.len() as u64;
-                handle(opened).map(|file| {
-                    let data = Slice::copy_of(&header);
-                    (Step::WriteJournal, Op::Write { file, offset: 0, data, sync: false })
-                })
+                let data = Slice::copy_of(&header);
+                opened.map(|file| (Step::WriteJournal, Op::Write { file, offset: 0, data, sync: false }))
             }
-            Step::WriteJournal => handle(snapshot.new_journal)
-                .map(|file| (Step::SyncJournal, Op::Sync { file, data_only: false })),
+            Step::WriteJournal => {
+                snapshot.new_journal.map(|file| (Step::SyncJournal, Op::Sync { file, data_only: false }))
+            }
             Step::SyncJournal => {
                 let mode = OpenMode { directory: true, ..OpenMode::default() };
                 Some((Step::OpenDirectory, Op::Open { path: self.directory.clone(), mode }))
             }
             Step::OpenDirectory => {
                 snapshot.file = opened;
-                handle(opened).map(|file| (Step::SyncDirectory, Op::Sync { file, data_only: false }))
+                opened.map(|file| (Step::SyncDirectory, Op::Sync { file, data_only: false }))
             }
             Step::SyncDirectory => {
-                handle(snapshot.file.take()).map(|file| (Step::CloseDirectory, Op::Close { handle: file }))
+                snapshot.file.take().map(|file| (Step::CloseDirectory, Op::Close { handle: file }))
             }
+            _ => None,
+        }
+    }
+
+    /// What follows then: the new journal is in use, and a failure leaves a file that the next start removes.
+    fn retire_step(&mut self, snapshot: &mut Snapshot) -> Option<(Step, Op)> {
+        match snapshot.step {
             Step::CloseDirectory => {
-                let old = self.use_new_journal(&mut snapshot);
+                let old = self.use_new_journal(snapshot);
                 Some((Step::CloseOldJournal, Op::Close { handle: old }))
             }
-            // From here on a failure leaves a file that the next start removes.
             Step::CloseOldJournal => {
                 let path = std::mem::replace(&mut self.journal_path, snapshot.new_journal_path.clone());
                 Some((Step::RemoveOldJournal, Op::Unlink { path }))
@@ -390,16 +401,7 @@ impl Embedded {
                 let path = std::mem::replace(&mut self.snapshot_path, snapshot.path.clone());
                 Some((Step::RemoveOldSnapshot, Op::Unlink { path }))
             }
-            Step::RemoveOldSnapshot => None,
-            Step::Abandon => {
-                let left = opened.or(snapshot.file.take()).or(snapshot.new_journal.take());
-                left.map(|left| (Step::Abandon, Op::Close { handle: left }))
-            }
-        };
-        if let Some((step, op)) = next {
-            snapshot.step = step;
-            self.state = State::Snapshot(snapshot);
-            self.submit(io, op);
+            _ => None,
         }
     }
 
@@ -413,10 +415,14 @@ impl Embedded {
     }
 }
 
-/// A step that opened something has it in its completion; without it there is nothing to go on with.
-fn handle(opened: Option<Handle>) -> Option<Handle> {
-    debug_assert!(opened.is_some(), "a successful open brings a handle");
-    opened
+impl Step {
+    /// Whether the new journal is durable, so that nothing can fail any more.
+    fn is_last_part(self) -> bool {
+        matches!(
+            self,
+            Step::CloseDirectory | Step::CloseOldJournal | Step::RemoveOldJournal | Step::RemoveOldSnapshot
+        )
+    }
 }
 
 pub(super) fn snapshot_path(directory: &Path, revision: u64) -> PathBuf {
