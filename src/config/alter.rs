@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::broker::BrokerConfig;
+use super::broker_values::{PER_IP_OVERRIDES, parse_per_ip_override};
 use super::find_broker_key;
 use super::key::{Effect, Key, Update, Value, ValueType, split_list};
 use super::topic_keys::find as find_topic_key;
@@ -141,6 +142,11 @@ pub fn alter_broker(
 
 fn check_broker_value(key: &Key, value: &str) -> Result<(), AlterError> {
     key.parse(value).map_err(|error| AlterError::InvalidRequest(error.to_string()))?;
+    if key.name == PER_IP_OVERRIDES {
+        let mut entries = split_list(value).into_iter();
+        let wrong = entries.find_map(|entry| parse_per_ip_override(&entry).err());
+        wrong.map_or(Ok(()), |reason| Err(AlterError::InvalidRequest(reason)))?;
+    }
     if let Effect::Ignored(super::key::Reason::Security) = key.effect {
         let reason = super::key::Reason::Security.text();
         return Err(AlterError::InvalidRequest(format!("{} cannot be set: {reason}", key.name)));

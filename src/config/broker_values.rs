@@ -242,15 +242,10 @@ impl Values {
 
     fn per_ip_overrides(&mut self) -> BTreeMap<String, usize> {
         let mut overrides = BTreeMap::new();
-        for entry in self.list("max.connections.per.ip.overrides") {
-            // From the right: an IPv6 address has colons of its own.
-            match entry.rsplit_once(':').map(|(address, count)| (address.trim(), count.trim().parse())) {
-                Some((address, Ok(count))) if !address.is_empty() => {
-                    overrides.insert(address.trim_matches(['[', ']']).to_owned(), count);
-                }
-                _ => self.errors.push(format!(
-                    "max.connections.per.ip.overrides: '{entry}' must be written as address:count"
-                )),
+        for entry in self.list(PER_IP_OVERRIDES) {
+            match parse_per_ip_override(&entry) {
+                Ok((address, count)) => drop(overrides.insert(address, count)),
+                Err(reason) => self.errors.push(reason),
             }
         }
         overrides
@@ -377,6 +372,18 @@ impl Values {
                 "ringlog.routing: with `direct`, only the first listener is opened on every shard".to_owned(),
             );
         }
+    }
+}
+
+pub(super) const PER_IP_OVERRIDES: &str = "max.connections.per.ip.overrides";
+
+pub(super) fn parse_per_ip_override(entry: &str) -> Result<(String, usize), String> {
+    // From the right: an IPv6 address has colons of its own.
+    match entry.rsplit_once(':').map(|(address, count)| (address.trim(), count.trim().parse())) {
+        Some((address, Ok(count))) if !address.is_empty() => {
+            Ok((address.trim_matches(['[', ']']).to_owned(), count))
+        }
+        _ => Err(format!("{PER_IP_OVERRIDES}: '{entry}' must be written as address:count")),
     }
 }
 

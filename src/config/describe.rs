@@ -60,8 +60,7 @@ pub fn describe_topic(broker: &BrokerConfig, overrides: &BTreeMap<String, String
 
 /// The entries of this broker, by name.
 pub fn describe_broker(broker: &BrokerConfig) -> Vec<ConfigEntry> {
-    let known = broker_keys().iter().filter(|key| !is_absent(key, broker));
-    known.map(|key| broker_entry(broker, key, broker_synonyms(broker, key))).collect()
+    broker_keys().iter().map(|key| broker_entry(broker, key, broker_synonyms(broker, key))).collect()
 }
 
 /// The entries set for all brokers, by name.
@@ -83,13 +82,6 @@ pub fn describe_default_broker(dynamic_default: &BTreeMap<String, String>) -> Ve
         }
     };
     dynamic_default.iter().map(entry).collect()
-}
-
-/// Keys of Kafka's that were never set and would only claim that something exists: secrets and classes without a default.
-fn is_absent(key: &Key, broker: &BrokerConfig) -> bool {
-    matches!(key.value_type, ValueType::Class | ValueType::Password)
-        && key.default.is_none()
-        && broker.start_value(key.name).is_none()
 }
 
 fn topic_entry(

@@ -128,7 +128,7 @@ impl Settings {
 
 fn accepted(key: &Key) -> String {
     match key.range() {
-        range if range.is_empty() => format!(" (a {})", key.value_type.name()),
-        range => format!(" (a {}: {range})", key.value_type.name()),
+        range if range.is_empty() => format!(" ({})", key.value_type.name()),
+        range => format!(" ({}: {range})", key.value_type.name()),
     }
 }
