@@ -51,6 +51,9 @@ impl fmt::Display for RingFeatures {
     }
 }
 
+/// Kernel threads for ops that block and belong to no file.
+const WORKERS_MAX: u32 = 16;
+
 /// Longer sleeps are taken in pieces: the kernel adds the time to its clock without a check.
 const WAIT_NS_MAX: u64 = 3_600_000_000_000;
 
@@ -130,6 +133,9 @@ impl Ring {
     fn probed(uring: IoUring, setup: RingFeatures, options: &UringOptions) -> io::Result<Ring> {
         let mut probe = Probe::new();
         uring.submitter().register_probe(&mut probe)?;
+        // Opens, renames and unlinks run on kernel threads, without a limit unless one is set: a start with thousands of
+        // partitions would make thousands. Kernels before 5.15 have no such limit; nor do they run us.
+        let _ = uring.submitter().register_iowq_max_workers(&mut [0, WORKERS_MAX]);
         let params = uring.params();
         let features = RingFeatures {
             submission_entries: params.sq_entries(),
