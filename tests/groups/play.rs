@@ -1,8 +1,10 @@
 //! Plays a script against a broker, remote or in process, and writes down what was answered.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,10 +197,15 @@ impl Broker for Remote {
     }
 }
 
+/// Record batches of the offsets topic, by partition.
+pub type Log = BTreeMap<i32, Vec<u8>>;
+
 /// The coordinator with a log that takes everything at once, and a clock of its own.
 pub struct InProcess {
     coordinator: GroupCoordinator,
     now: Now,
+    /// Where a script that ends leaves the log.
+    log: Rc<RefCell<Log>>,
     next_offset: i64,
     clients: BTreeMap<String, VecDeque<ReplyTo>>,
     answers: BTreeMap<ReplyTo, Vec<u8>>,
@@ -222,16 +229,21 @@ impl TopicLookup for Topics {
 }
 
 impl InProcess {
-    pub fn new() -> Self {
+    /// Starts with what is in the log.
+    pub fn new(log: &Rc<RefCell<Log>>) -> Self {
         let mut coordinator = GroupCoordinator::new(config(), OFFSETS_PARTITIONS);
-        let now = Now { monotonic_ms: 0, wall_ms: 1_700_000_000_000 };
+        let now = Now { monotonic_ms: 0, wall_ms: 1_800_000_000_000 };
         for partition in 0..OFFSETS_PARTITIONS {
             coordinator.load_begin(partition);
+            if let Some(batches) = log.borrow().get(&partition) {
+                coordinator.load_batch(now, partition, batches);
+            }
             coordinator.load_end(now, partition, &mut Vec::new());
         }
         InProcess {
             coordinator,
             now,
+            log: log.clone(),
             next_offset: 0,
             clients: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -244,10 +256,12 @@ impl InProcess {
         for effect in effects {
             match effect {
                 Effect::Reply { to, body } => drop(self.answers.insert(to, body)),
-                Effect::Append { append, batch, .. } => {
+                Effect::Append { partition, append, mut batch, .. } => {
                     appends.push((append, self.next_offset));
                     let header = record::BatchHeader::parse(&batch).unwrap();
+                    record::assign(&mut batch, self.next_offset, 0);
                     self.next_offset += i64::from(header.records_count);
+                    self.log.borrow_mut().entry(partition).or_default().extend(batch);
                 }
             }
         }

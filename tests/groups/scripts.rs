@@ -202,7 +202,7 @@ fn sort<T: Element<'static>, K: Ord>(array: &mut Array<'static, T>, key: impl Fn
 fn stabilize(play: &mut Play, members: &mut [&mut Member]) {
     for member in members.iter_mut() {
         member.start(play, 9);
-        play.pass(30);
+        play.pass(100);
     }
     for member in members.iter_mut() {
         member.joined(play, 9);
@@ -421,7 +421,7 @@ pub fn two_members(play: &mut Play) {
     a.heartbeat(play, 4);
     b.heartbeat(play, 4);
     b.join(play, 9);
-    play.pass(30);
+    play.pass(100);
     c.leave(play, 5);
     b.joined(play, 9);
     b.leave(play, 5);
@@ -511,7 +511,7 @@ pub fn silence(play: &mut Play) {
     let mut e = Member { rebalance_ms: 1_500, ..Member::new(play, "e", "sync") };
     let mut f = Member { rebalance_ms: 1_500, ..Member::new(play, "f", "sync") };
     e.start(play, 9);
-    play.pass(30);
+    play.pass(100);
     f.start(play, 9);
     e.joined(play, 9);
     f.joined(play, 9);
@@ -524,7 +524,7 @@ pub fn silence(play: &mut Play) {
     let mut g = Member { rebalance_ms: 1_500, ..Member::new(play, "g", "assign") };
     let mut h = Member { rebalance_ms: 1_500, ..Member::new(play, "h", "assign") };
     g.start(play, 9);
-    play.pass(30);
+    play.pass(100);
     h.start(play, 9);
     g.joined(play, 9);
     h.joined(play, 9);
@@ -586,7 +586,7 @@ pub fn protocol_vote(play: &mut Play) {
             let protocols = names.iter().map(|name| (name.to_string(), subscription(&["orders"], client)));
             let mut member = Member { protocols: protocols.collect(), ..Member::new(play, client, group) };
             member.start(play, 9);
-            play.pass(30);
+            play.pass(100);
             joined.push(member);
         }
         for member in &mut joined {
@@ -748,4 +748,78 @@ pub fn descriptions(play: &mut Play) {
     list(play, 5, &[], &["share"]);
     list(play, 5, &["nonsense"], &[]);
     list(play, 5, &[], &["nonsense"]);
+}
+
+pub fn before_restart(play: &mut Play) {
+    let (mut a, mut b, mut c) = (
+        Member { session_ms: 300_000, ..Member::new(play, "a", "stable") },
+        Member { session_ms: 300_000, ..Member::fixed(play, "b", "stable", "one") },
+        Member::new(play, "c", "stable"),
+    );
+    stabilize(play, &mut [&mut a, &mut b, &mut c]);
+    a.commit(play, 9, &[("orders", 0, 1, Some("first")), ("orders", 1, 2, None)]);
+    a.commit(play, 9, &[("orders", 0, 10, Some("second"))]);
+    b.id.clear();
+    b.join(play, 9);
+    b.joined(play, 9);
+    b.sync(play, 5, &[]);
+    b.synced(play, 5);
+    play.note("members that come and go");
+    let mut d = Member::new(play, "d", "empty");
+    stabilize(play, &mut [&mut d]);
+    d.commit(play, 10, &[("payments", 5, 7, Some("kept"))]);
+    d.leave(play, 5);
+    play.note("no members at all, and an old client's retention");
+    let simple = Member::new(play, "admin", "simple");
+    simple.commit(play, 9, &[("orders", 3, 3, None)]);
+    let partition =
+        OffsetCommitRequestPartition { partition_index: 4, committed_offset: 4, ..Default::default() };
+    let topic = OffsetCommitRequestTopic {
+        name: "orders".into(),
+        partitions: [partition].into(),
+        ..Default::default()
+    };
+    let request = OffsetCommitRequest {
+        group_id: simple.group.clone().into(),
+        retention_time_ms: 1 << 40,
+        topics: [topic].into(),
+        ..Default::default()
+    };
+    play.ask("admin", 4, &request);
+    play.note("deleted, and an offset deleted");
+    let gone = Member::new(play, "admin", "gone");
+    gone.commit(play, 9, &[("orders", 3, 3, None)]);
+    let group = gone.group.clone();
+    delete(play, 2, &[&group]);
+    simple.commit(play, 9, &[("orders", 9, 9, None)]);
+    let topic = OffsetDeleteRequestTopic {
+        name: "orders".into(),
+        partitions: [OffsetDeleteRequestPartition { partition_index: 9 }].into(),
+    };
+    let request = OffsetDeleteRequest { group_id: simple.group.clone().into(), topics: [topic].into() };
+    play.ask("admin", 0, &request);
+    play.note("in the middle of a rebalance, with an id nobody has used yet");
+    let mut e = Member { session_ms: 300_000, ..Member::new(play, "e", "moving") };
+    stabilize(play, &mut [&mut e]);
+    let mut f = Member::new(play, "f", "moving");
+    f.start(play, 9);
+    let mut g = Member::new(play, "g", "new");
+    g.join(play, 9);
+    g.joined(play, 9);
+}
+
+pub fn after_restart(play: &mut Play) {
+    let groups =
+        ["stable", "empty", "simple", "gone", "moving", "new"].map(|name| format!("before_restart-{name}"));
+    for group in &groups {
+        describe(play, 6, &[group], false);
+        fetch_all(play, 9, group, false);
+        fetch_all(play, 10, group, true);
+    }
+    play.send("admin", 5, &ListGroupsRequest::default());
+    play.receive("admin", 5, |answer: &mut ListGroupsResponse<'static>| {
+        answer.groups =
+            answer.groups.iter().filter(|group| group.group_id.starts_with("before_restart")).collect();
+        sort(&mut answer.groups, |group| group.group_id.to_string());
+    });
 }
