@@ -66,6 +66,8 @@ pub(super) struct Reclaim {
     last_file: u64,
     /// The logs and the offsets they must be synced to.
     logs: Vec<(LogId, i64)>,
+    /// They are, and the checkpoints that replace what the files say are being written.
+    checkpointing: bool,
 }
 
 impl Storage {
@@ -122,27 +124,30 @@ impl Storage {
         for &(id, end_offset) in &logs {
             self.ask(id, end_offset, end_offset);
         }
-        self.dirs[dir].reclaim = Some(Reclaim { last_file, logs });
+        self.dirs[dir].reclaim = Some(Reclaim { last_file, logs, checkpointing: false });
     }
 
-    /// Frees the journal files when all their logs are safe.
+    /// Writes the checkpoints once all logs of the journal files to be freed are safe; the files are freed after that,
+    /// as log start offsets may stand nowhere else.
     pub(super) fn check_reclaim(&mut self, io: &mut impl Io, dir: usize) {
         let Some(reclaim) = &mut self.dirs[dir].reclaim else { return };
         let logs = &self.logs;
         reclaim.logs.retain(|&(id, offset)| logs.get(id).is_some_and(|log| log.synced_offset < offset));
-        if !reclaim.logs.is_empty() {
-            return;
+        if reclaim.logs.is_empty() && !std::mem::replace(&mut reclaim.checkpointing, true) {
+            self.write_checkpoints(io, dir);
         }
-        let last_file = reclaim.last_file;
+    }
+
+    /// Frees the journal files whose logs and checkpoints are safe.
+    pub(super) fn finish_reclaim(&mut self, io: &mut impl Io, dir: usize) {
         let home = &mut self.dirs[dir];
-        home.reclaim = None;
+        let Some(reclaim) = home.reclaim.take_if(|reclaim| reclaim.checkpointing) else { return };
         let keep = (self.options.journal_max_bytes / self.options.journal_file_bytes.max(1)) as usize;
-        for (name, handle) in home.journal.free_files(last_file, keep) {
+        for (name, handle) in home.journal.free_files(reclaim.last_file, keep) {
             io.submit(Op::Close { handle }, super::store::close_token());
             let steps = VecDeque::from([Step::Unlink { path: home.journal_path.join(name) }]);
             self.jobs.start(io, dir, None, steps, End::Nothing);
         }
-        self.write_checkpoints(io, dir);
     }
 
     /// The next step for a log: a flush, a sync, or nothing any more.

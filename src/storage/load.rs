@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use super::leader_epoch::{LEADER_EPOCH_FILE, LeaderEpochs};
 use super::names::{FileKind, FileName, FileState};
-use super::offset_index;
-use super::producer_state::{ProducerState, ProducerStateConfig, read_snapshot};
+use super::offset_index::{self, OffsetPosition};
+use super::producer_state::{ProducerAppend, ProducerState, ProducerStateConfig, read_snapshot};
 use super::producers::Change;
 use super::scan::{Depth, ScanRange, io_error, scan};
 use super::segment::{Largest, NewBatch, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
@@ -25,6 +25,9 @@ use crate::record::BatchHeader;
 
 /// The largest index and checkpoint files that are read.
 const SMALL_FILE_BYTES_MAX: usize = 256 << 20;
+
+/// How much log before a snapshot is looked through for batches that clients may send again.
+const RESTORE_BYTES: u64 = 1 << 20;
 
 /// What a log is loaded with.
 #[derive(Clone, Debug)]
@@ -231,13 +234,8 @@ impl Loader<'_> {
             return Ok(from_start);
         }
         let floor = offset_index::lookup(&offsets, base_offset, point - 1);
-        if floor.position == 0 {
-            return Ok(ScanStart { offsets: Vec::new(), times: Vec::new(), ..from_start });
-        }
-        // The entry names the last offset of the batch at its position: that batch says where it begins.
-        let path = self.log.file_path(base_offset, FileKind::Log);
-        let Some(header) = header_at(io, &path, u64::from(floor.position))? else { return Ok(from_start) };
-        if header.last_offset() != floor.offset || header.base_offset < base_offset {
+        let (position, offset) = self.batch_of_entry(io, base_offset, Some(floor))?;
+        if position == 0 {
             return Ok(from_start);
         }
         let kept = offsets.chunks_exact(OFFSET_ENTRY_BYTES as usize);
@@ -245,8 +243,8 @@ impl Loader<'_> {
         let mut offsets = offsets;
         offsets.truncate(kept * OFFSET_ENTRY_BYTES as usize);
         let mut times = times;
-        times.truncate(time_index::truncated_len(&times, base_offset, header.base_offset));
-        Ok(ScanStart { position: u64::from(floor.position), offset: header.base_offset, offsets, times })
+        times.truncate(time_index::truncated_len(&times, base_offset, offset));
+        Ok(ScanStart { position, offset, offsets, times })
     }
 
     /// Cuts a segment behind its last good batch.
@@ -326,6 +324,9 @@ impl Loader<'_> {
             remove_blocking(io, &path).map_err(|error| io_error(&path, error))?;
         }
         let clean = self.options.recovery_point.is_none();
+        if !self.log.producers.is_empty() {
+            self.restore_batches(io, from)?;
+        }
         if self.log.snapshot_offset >= 0 || !clean {
             self.replay_producers(io, from)?;
         }
@@ -333,23 +334,51 @@ impl Loader<'_> {
         Ok(())
     }
 
+    /// A snapshot has the last batch of each producer; the ones before it, which a client may send again, are looked for
+    /// in the log before `end`.
+    fn restore_batches(&mut self, io: &mut impl Io, end: i64) -> Result<(), StorageError> {
+        let before = self.log.segments.partition_point(|segment| segment.base_offset < end);
+        let Some(last) = before.checked_sub(1) else { return Ok(()) };
+        let mut index = last;
+        let mut bytes = self.position_below(io, last, end)?.0;
+        while bytes < RESTORE_BYTES && index > 0 {
+            index -= 1;
+            bytes += u64::from(self.log.segments[index].size);
+        }
+        let segment = &self.log.segments[index];
+        let (base_offset, size) = (segment.base_offset, u64::from(segment.size));
+        let mut start = (0, base_offset);
+        if let Some(offsets) = self.sane_index(io, base_offset, size)? {
+            let target = bytes.saturating_sub(RESTORE_BYTES);
+            let entries = offset_index::entries(&offsets, base_offset);
+            let entry = entries.take_while(|entry| u64::from(entry.position) <= target).last();
+            start = self.batch_of_entry(io, base_offset, entry)?;
+        }
+        let mut appends = Vec::new();
+        for index in index..=last {
+            let next =
+                self.log.segments.get(index + 1).map_or(self.log.log_end_offset, |next| next.base_offset);
+            scan(io, &self.headers(index, start, next), |_, header, _| {
+                if header.base_offset < end && !header.is_control() {
+                    appends.extend(ProducerAppend::new(header, header.base_offset, header.max_timestamp));
+                }
+            })?;
+            start = (0, next);
+        }
+        self.log.producers.restore_batches(&appends);
+        Ok(())
+    }
+
     fn replay_producers(&mut self, io: &mut impl Io, from: i64) -> Result<(), StorageError> {
-        let producers = &mut self.log.producers;
-        for (index, segment) in self.log.segments.iter().enumerate() {
+        for index in 0..self.log.segments.len() {
             let next =
                 self.log.segments.get(index + 1).map_or(self.log.log_end_offset, |next| next.base_offset);
             if next <= from {
                 continue;
             }
-            let path = self.log.path.join(FileName::new(segment.base_offset, FileKind::Log).to_string());
-            let range = ScanRange {
-                path,
-                position: 0,
-                len: u64::from(segment.size),
-                next_offset: segment.base_offset,
-                end_offset: next,
-                depth: Depth::Headers,
-            };
+            let start = self.position_below(io, index, from)?;
+            let range = self.headers(index, start, next);
+            let producers = &mut self.log.producers;
             scan(io, &range, |_, header, bytes| {
                 if header.base_offset >= from
                     && let Ok(change) = Change::of(bytes, header, header.base_offset, header.max_timestamp)
@@ -359,6 +388,62 @@ impl Loader<'_> {
             })?;
         }
         Ok(())
+    }
+
+    fn headers(&self, index: usize, start: (u64, i64), end_offset: i64) -> ScanRange {
+        let segment = &self.log.segments[index];
+        ScanRange {
+            path: self.log.file_path(segment.base_offset, FileKind::Log),
+            position: start.0,
+            len: u64::from(segment.size),
+            next_offset: start.1,
+            end_offset,
+            depth: Depth::Headers,
+        }
+    }
+
+    /// A place in a segment where a batch begins that is not behind `offset`, and that batch's offset.
+    fn position_below(
+        &self,
+        io: &mut impl Io,
+        index: usize,
+        offset: i64,
+    ) -> Result<(u64, i64), StorageError> {
+        let segment = &self.log.segments[index];
+        let (base_offset, size) = (segment.base_offset, u64::from(segment.size));
+        if offset <= base_offset {
+            return Ok((0, base_offset));
+        }
+        let Some(offsets) = self.sane_index(io, base_offset, size)? else { return Ok((0, base_offset)) };
+        let floor = offset_index::lookup(&offsets, base_offset, offset - 1);
+        self.batch_of_entry(io, base_offset, Some(floor))
+    }
+
+    fn sane_index(
+        &self,
+        io: &mut impl Io,
+        base_offset: i64,
+        size: u64,
+    ) -> Result<Option<Vec<u8>>, StorageError> {
+        let path = self.log.file_path(base_offset, FileKind::OffsetIndex);
+        let bytes = read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))?;
+        Ok(bytes.filter(|bytes| offset_index::check(bytes, size).is_ok()))
+    }
+
+    /// The place and the offset of the batch that an index entry names; the segment's start where it names none.
+    fn batch_of_entry(
+        &self,
+        io: &mut impl Io,
+        base_offset: i64,
+        entry: Option<OffsetPosition>,
+    ) -> Result<(u64, i64), StorageError> {
+        let Some(entry) = entry.filter(|entry| entry.position > 0) else { return Ok((0, base_offset)) };
+        let path = self.log.file_path(base_offset, FileKind::Log);
+        let position = u64::from(entry.position);
+        let header = header_at(io, &path, position)?;
+        let header =
+            header.filter(|header| header.last_offset() == entry.offset && header.base_offset >= base_offset);
+        Ok(header.map_or((0, base_offset), |header| (position, header.base_offset)))
     }
 }
 

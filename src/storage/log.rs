@@ -54,6 +54,8 @@ pub struct Log {
     pub path: PathBuf,
 
     pub log_start_offset: i64,
+    /// The log start offset that a crash cannot take back.
+    pub safe_start_offset: i64,
     pub high_watermark: i64,
     pub log_end_offset: i64,
     pub flushed_offset: i64,
@@ -115,6 +117,7 @@ impl Log {
             config: Arc::new(config),
             path,
             log_start_offset: 0,
+            safe_start_offset: 0,
             high_watermark: 0,
             log_end_offset: 0,
             flushed_offset: 0,
@@ -142,6 +145,7 @@ impl Log {
     /// Starts the log at `offset`, empty.
     pub fn start_at(&mut self, offset: i64) {
         self.log_start_offset = offset;
+        self.safe_start_offset = offset;
         self.high_watermark = offset;
         self.log_end_offset = offset;
         self.flushed_offset = offset;

@@ -71,6 +71,17 @@ impl ProducerAppend {
     }
 }
 
+impl ProducerAppend {
+    fn metadata(&self) -> BatchMetadata {
+        BatchMetadata {
+            last_sequence: self.last_sequence,
+            offset_delta: self.last_offset.saturating_sub(self.first_offset) as i32,
+            last_offset: self.last_offset,
+            timestamp: self.timestamp,
+        }
+    }
+}
+
 /// A batch that was appended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchMetadata {
@@ -328,18 +339,35 @@ impl ProducerState {
         let entry = self.producers.entry(append.producer_id);
         let entry = entry.or_insert_with(|| Box::new(ProducerStateEntry::new(append.producer_id)));
         entry.set_epoch(append.producer_epoch);
-        entry.push(BatchMetadata {
-            last_sequence: append.last_sequence,
-            offset_delta: append.last_offset.saturating_sub(append.first_offset) as i32,
-            last_offset: append.last_offset,
-            timestamp: append.timestamp,
-        });
+        entry.push(append.metadata());
         entry.last_timestamp = append.timestamp;
         if append.transactional && entry.current_txn_first_offset.is_none() {
             entry.current_txn_first_offset = Some(append.first_offset);
             self.ongoing_txns.insert(append.first_offset, append.producer_id);
         }
         self.end_offset = append.last_offset + 1;
+    }
+
+    /// Gives the producers of a snapshot back the batches before their last, which it leaves out. `appends` are batches in
+    /// the order of the log, from some place up to where the snapshot was taken.
+    pub fn restore_batches(&mut self, appends: &[ProducerAppend]) {
+        let mut by_producer: BTreeMap<i64, Vec<&ProducerAppend>> = BTreeMap::new();
+        for append in appends {
+            by_producer.entry(append.producer_id).or_default().push(append);
+        }
+        for (producer_id, appends) in by_producer {
+            let Some(entry) = self.producers.get_mut(&producer_id) else { continue };
+            let (Some(last), Some(known)) = (appends.last(), entry.last_batch()) else { continue };
+            if last.producer_epoch != entry.producer_epoch || last.last_offset != known.last_offset {
+                continue;
+            }
+            let epoch = entry.producer_epoch;
+            let kept = appends.iter().rev().take_while(|append| append.producer_epoch == epoch).count();
+            entry.batches_count = 0;
+            for append in &appends[appends.len() - kept.min(BATCHES_KEPT)..] {
+                entry.push(append.metadata());
+            }
+        }
     }
 
     /// Whether the marker may be appended; changes nothing.

@@ -97,11 +97,14 @@ impl Recovery<'_> {
         let mark = self.dir.join(CLEAN_SHUTDOWN_FILE);
         let marked = read_file(io, &mark, 4096).map_err(|error| io_error(&mark, error))?.is_some();
         let partitions = self.partitions(io)?;
-        let clean = journals.is_empty() && (marked || partitions.is_empty());
+        // Nothing of ours changes a segment without a journal file being there.
+        let ours = read_file(io, &own.join(RECOVERY_POINT_FILE), CHECKPOINT_BYTES_MAX);
+        let ours = ours.map_err(|error| io_error(&own, error))?.is_some();
+        let clean = journals.is_empty() && (marked || ours || partitions.is_empty());
         let mut starts = read_offsets(io, self.dir, LOG_START_OFFSET_FILE, &partitions)?;
+        let points = read_offsets(io, self.dir, RECOVERY_POINT_FILE, &partitions)?;
         if !clean {
             self.report.clean = false;
-            let points = read_offsets(io, self.dir, RECOVERY_POINT_FILE, &partitions)?;
             self.load_all(io, &partitions, &points, &starts)?;
             replay_journals(io, &journals, self)?;
             let mut ends = points;
@@ -114,6 +117,8 @@ impl Recovery<'_> {
             }
             sync_dir_blocking(io, self.dir).map_err(|error| io_error(self.dir, error))?;
             write_offsets(io, self.dir, RECOVERY_POINT_FILE, &ends)?;
+        } else if !ours {
+            write_offsets(io, self.dir, RECOVERY_POINT_FILE, &points)?;
         }
         write_offsets(io, self.dir, LOG_START_OFFSET_FILE, &starts)?;
         self.remove_leftovers(io, &journals, &mark)

@@ -58,15 +58,18 @@ impl Storage {
     /// [`Event::StartAdvanced`]. An offset at or below the log start changes nothing. Answers the log start offset.
     pub fn delete_records(&mut self, io: &mut impl Io, log: LogId, before: i64) -> Result<i64, ReadError> {
         let id = log;
-        let (dir, high_watermark, start) = {
+        let (dir, high_watermark, start, safe) = {
             let log = self.readable(id)?;
-            (log.dir, log.high_watermark, log.log_start_offset)
+            (log.dir, log.high_watermark, log.log_start_offset, log.safe_start_offset)
         };
         if before > high_watermark {
             return Err(ReadError::OutOfRange);
         }
         if before <= start {
-            self.events.push_back(Event::StartAdvanced { log, log_start_offset: start });
+            // Where the present start is on its way to the disk still, its event is to come.
+            if before <= safe {
+                self.events.push_back(Event::StartAdvanced { log, log_start_offset: safe });
+            }
             return Ok(start);
         }
         self.make_room(dir, 0).map_err(|error| match error {
@@ -247,12 +250,14 @@ impl Storage {
             }
         }
         log.forget_cursors();
+        let mut end = End::Nothing;
         let first = log.segments.front().map_or(log.log_end_offset, |segment| segment.base_offset);
         if first > log.log_start_offset {
             log.log_start_offset = first;
             log.epochs_dirty |= log.epochs.truncate_from_start(first);
-            self.events.push_back(Event::StartAdvanced { log: id, log_start_offset: first });
+            end = End::Retired { log: id, log_start_offset: first };
         }
+        sync_dir(&mut steps, &log.path);
         let delay_ns = log.config.file_delete_delay_ms.max(0) as u64 * 1_000_000;
         let (dir, tp) = (log.dir, log.tp.to_string());
         tracing::info!(log = %tp, segments = retired.len(), log_start_offset = first, "segments removed");
@@ -260,7 +265,7 @@ impl Storage {
             self.cache.forget(id, Some(base_offset));
             self.jobs.doom_files(io, id, |key| key.base_offset == base_offset);
         }
-        self.jobs.start(io, dir, Some(id), steps, End::Nothing);
+        self.jobs.start(io, dir, Some(id), steps, end);
         self.removals.push_back(Removal { due_ns: io.now() + delay_ns, dir, log: Some(id), steps: removals });
     }
 }

@@ -8,7 +8,9 @@ use crate::io::buffer::AlignedBuf;
 use crate::io::{Errno, Handle, Io, OpenMode};
 use crate::record::{BATCH_OVERHEAD, BatchHeader, RecordBatch};
 
+/// What is read at once: less where large batches are only hopped over.
 const WINDOW_BYTES: usize = 1 << 20;
+const HEADERS_WINDOW_BYTES: usize = 64 << 10;
 
 pub(super) fn io_error(path: &Path, error: Errno) -> StorageError {
     StorageError::Io { path: path.to_owned(), error: std::io::Error::from_raw_os_error(error.0) }
@@ -57,7 +59,7 @@ pub(super) fn scan(
     }
     let file =
         open_blocking(io, &range.path, OpenMode::default()).map_err(|error| io_error(&range.path, error))?;
-    let mut window = Window { file, start: 0, buf: AlignedBuf::unbudgeted(1), len: 0 };
+    let mut window = Window::new(file, range.depth);
     let result = loop {
         if end.position >= range.len {
             break Ok(());
@@ -84,14 +86,20 @@ struct Window {
     start: u64,
     buf: AlignedBuf,
     len: usize,
+    read_bytes: usize,
 }
 
 impl Window {
+    fn new(file: Handle, depth: Depth) -> Window {
+        let read_bytes = if depth == Depth::Headers { HEADERS_WINDOW_BYTES } else { WINDOW_BYTES };
+        Window { file, start: 0, buf: AlignedBuf::unbudgeted(1), len: 0, read_bytes }
+    }
+
     /// The bytes from `position` on, at least `need` of them unless the file ends before.
     fn get(&mut self, io: &mut impl Io, position: u64, need: usize) -> Result<&[u8], Errno> {
         let held = position >= self.start && position + need as u64 <= self.start + self.len as u64;
         if !held {
-            let (buf, len) = read_blocking(io, self.file, position, need.max(WINDOW_BYTES))?;
+            let (buf, len) = read_blocking(io, self.file, position, need.max(self.read_bytes))?;
             self.start = position;
             self.buf = buf;
             self.len = len;

@@ -59,6 +59,11 @@ pub(super) enum End {
     Buried(LogId),
     /// Files of a segment, or of a deleted log, are gone.
     Removed,
+    /// A log's first segments have left it for good.
+    Retired {
+        log: LogId,
+        log_start_offset: i64,
+    },
 }
 
 /// One log directory as this shard sees it.
@@ -588,6 +593,7 @@ impl Storage {
             for touch in &touches {
                 let Some(log) = self.logs.get_mut(touch.log) else { continue };
                 if let Some(log_start_offset) = touch.start_offset {
+                    log.safe_start_offset = log.safe_start_offset.max(log_start_offset);
                     self.events.push_back(Event::StartAdvanced { log: touch.log, log_start_offset });
                 }
                 if touch.end_offset > log.high_watermark {
@@ -642,6 +648,13 @@ impl Storage {
             }
             End::Buried(log) => self.buried(log),
             End::Removed => self.removals_running -= 1,
+            End::Retired { log, log_start_offset } if error.is_none() => {
+                if let Some(log) = self.logs.get_mut(log) {
+                    log.safe_start_offset = log.safe_start_offset.max(log_start_offset);
+                }
+                self.events.push_back(Event::StartAdvanced { log, log_start_offset });
+            }
+            End::Retired { .. } => {}
             End::Flush(end) => self.flush_ended(io, dir, end, error.is_none()),
             End::Sync(end) => self.sync_ended(io, dir, end, error.is_none()),
             End::Read(key) => self.read_ended(key, buf, error),
@@ -728,6 +741,7 @@ impl Log {
     fn take_loaded(&mut self, loaded: LoadedLog, known: bool) {
         self.start_at(loaded.log_end_offset);
         self.log_start_offset = loaded.log_start_offset;
+        self.safe_start_offset = loaded.log_start_offset;
         self.segments = loaded.segments;
         self.epochs = loaded.epochs;
         self.producers = loaded.producers;

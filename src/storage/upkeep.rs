@@ -62,6 +62,8 @@ impl Storage {
         self.dirs[dir].checkpoint_running = false;
         if std::mem::take(&mut self.dirs[dir].checkpoint_again) {
             self.write_checkpoints(io, dir);
+        } else {
+            self.finish_reclaim(io, dir);
         }
     }
 
