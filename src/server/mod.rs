@@ -83,15 +83,18 @@ struct Recovered {
     addresses: Vec<SocketAddr>,
 }
 
-/// What a shard tells the starting thread.
-enum Report {
-    /// Shard 0 has made the data directories ready and listens.
-    Recovered(Recovered),
-    Ready {
-        shard: usize,
-        waker: Waker,
-        metrics: Arc<ShardMetrics>,
-    },
+/// A shard that is about to serve.
+struct Ready {
+    shard: usize,
+    waker: Waker,
+    metrics: Arc<ShardMetrics>,
+}
+
+/// Where a shard finds the state of the data directories, or tells it.
+enum Given {
+    /// Shard 0 recovers them and tells the others.
+    Tell(mpsc::Sender<Recovered>),
+    Told(Recovered),
 }
 
 impl Server {
@@ -112,36 +115,38 @@ impl Server {
             stop: Arc::new(AtomicBool::new(false)),
         });
         let post = PostOffice::new(shards);
+        // A shard that fails drops its end of these channels: nobody waits for what does not come.
+        let (tell, told) = mpsc::channel();
         let (reports, inbox) = mpsc::channel();
         let mut threads = Vec::new();
         let mut wakers_to = Vec::new();
         let (send, receive) = mpsc::channel();
         wakers_to.push(send);
-        threads.push(spawn(&plan, CONTROL_SHARD, post.mailbox(CONTROL_SHARD), None, &reports, receive)?);
-        let recovered = match inbox.recv() {
-            Ok(Report::Recovered(recovered)) => recovered,
-            _ => return Err(failure(threads)),
-        };
+        threads.push(spawn(
+            &plan,
+            CONTROL_SHARD,
+            post.mailbox(CONTROL_SHARD),
+            Given::Tell(tell),
+            &reports,
+            receive,
+        )?);
+        let Ok(recovered) = told.recv() else { return Err(failure(threads)) };
         for shard in 1..shards {
             let (send, receive) = mpsc::channel();
             wakers_to.push(send);
-            let given = Some(recovered.clone());
+            let given = Given::Told(recovered.clone());
             threads.push(spawn(&plan, shard, post.mailbox(shard), given, &reports, receive)?);
         }
         drop(reports);
         let mut wakers: Vec<Option<Waker>> = vec![None; shards];
         let mut metrics: Vec<Arc<ShardMetrics>> = vec![Arc::default(); shards];
         for _ in 0..shards {
-            match inbox.recv() {
-                Ok(Report::Ready { shard, waker, metrics: counters }) => {
-                    wakers[shard] = Some(waker);
-                    metrics[shard] = counters;
-                }
-                _ => {
-                    drop(wakers_to);
-                    return Err(failure(threads));
-                }
-            }
+            let Ok(ready) = inbox.recv() else {
+                drop(wakers_to);
+                return Err(failure(threads));
+            };
+            wakers[ready.shard] = Some(ready.waker);
+            metrics[ready.shard] = ready.metrics;
         }
         let wakers: Vec<Waker> = wakers.into_iter().flatten().collect();
         for to in wakers_to {
@@ -200,8 +205,8 @@ fn spawn(
     plan: &Arc<Plan>,
     shard: usize,
     mail: Mailbox<Waker>,
-    given: Option<Recovered>,
-    reports: &mpsc::Sender<Report>,
+    given: Given,
+    reports: &mpsc::Sender<Ready>,
     wakers: mpsc::Receiver<Vec<Waker>>,
 ) -> Result<JoinHandle<Result<(), ServeError>>, ServeError> {
     let (plan, reports) = (plan.clone(), reports.clone());
@@ -215,16 +220,15 @@ fn run_shard(
     plan: &Plan,
     shard: usize,
     mail: Mailbox<Waker>,
-    given: Option<Recovered>,
-    reports: mpsc::Sender<Report>,
+    given: Given,
+    reports: mpsc::Sender<Ready>,
     wakers: &mpsc::Receiver<Vec<Waker>>,
 ) -> Result<(), ServeError> {
     if plan.config.pin && shard < plan.cores.len() && !affinity::pin_to(plan.cores[shard]) {
         tracing::warn!(shard, core = plan.cores[shard], "the shard could not be pinned");
     }
-    let mut shard_loop = open_shard(plan, shard, mail, given, &reports)?;
-    let ready =
-        Report::Ready { shard, waker: shard_loop.io.waker(), metrics: shard_loop.broker.metrics().clone() };
+    let mut shard_loop = open_shard(plan, shard, mail, given)?;
+    let ready = Ready { shard, waker: shard_loop.io.waker(), metrics: shard_loop.broker.metrics().clone() };
     if reports.send(ready).is_err() {
         return Ok(());
     }
@@ -246,8 +250,7 @@ fn open_shard(
     plan: &Plan,
     shard: usize,
     mail: Mailbox<Waker>,
-    given: Option<Recovered>,
-    reports: &mpsc::Sender<Report>,
+    given: Given,
 ) -> Result<Shard<UringIo>, ServeError> {
     let config = &plan.config;
     let mut io =
@@ -255,16 +258,16 @@ fn open_shard(
     tracing::info!(shard, features = ?io.features(), "ring");
     let options = storage_options(plan, shard);
     let (recovered, metadata, listeners) = match given {
-        Some(recovered) => {
+        Given::Told(recovered) => {
             let (listeners, _) = listen(&mut io, config, Some(&recovered.addresses), plan.shards)?;
             (recovered, None, listeners)
         }
-        None => {
+        Given::Tell(tell) => {
             let (opened, dir_ids) = recover(&mut io, config, &options)?;
             let (listeners, addresses) = listen(&mut io, config, None, plan.shards)?;
             let recovered = Recovered { image: opened.image, dir_ids, addresses };
-            // The starting thread may have given up; then the next report fails too.
-            let _ = reports.send(Report::Recovered(recovered.clone()));
+            // A starting thread that has given up does not take the next report either.
+            let _ = tell.send(recovered.clone());
             (recovered, Some(opened.embedded), listeners)
         }
     };
