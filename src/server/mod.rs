@@ -20,7 +20,7 @@ use crate::config::{BrokerConfig, Listener};
 use crate::io::buffer::BufferPool;
 use crate::io::socket::SocketOptions;
 use crate::io::uring::{UringIo, UringOptions, Waker};
-use crate::io::{Handle, Io, affinity};
+use crate::io::{Handle, Io, affinity, preflight};
 use crate::metadata::{ClusterImage, Embedded, OpenOptions, Opened};
 use crate::metrics::ShardMetrics;
 use crate::protocol::Uuid;
@@ -29,6 +29,9 @@ use crate::storage::{self, Storage, StorageOptions};
 use connection::Limits;
 use mailbox::{Mailbox, PostOffice};
 use shard::{Shard, ShardLimits};
+
+/// Open files asked of the system; a smaller limit is said at start.
+const OPEN_FILES_WANTED: usize = 100_000;
 
 /// Why the broker could not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +117,8 @@ impl Server {
             seed: seed(),
             stop: Arc::new(AtomicBool::new(false)),
         });
+        preflight(&plan)?;
+        plan.log();
         let post = PostOffice::new(shards);
         // A shard that fails drops its end of these channels: nobody waits for what does not come.
         let (tell, told) = mpsc::channel();
@@ -185,6 +190,57 @@ impl Server {
             result = result.and(ended);
         }
         result
+    }
+}
+
+/// Makes the directories and checks that kernel, container and file systems let the broker work.
+fn preflight(plan: &Plan) -> Result<(), ServeError> {
+    let config = &plan.config;
+    for dir in &config.log_dirs {
+        std::fs::create_dir_all(dir)
+            .map_err(|error| ServeError::Data(format!("{}: {error}", dir.display())))?;
+    }
+    let needs = preflight::Needs {
+        directories: config.log_dirs.clone(),
+        registered_bytes: plan.memory_bytes as u64,
+        open_files: config.sockets.max_connections.min(OPEN_FILES_WANTED) as u64,
+    };
+    let (host, cautions) =
+        preflight::check(&needs).map_err(|refusal| ServeError::Preflight(refusal.to_string()))?;
+    tracing::info!(kernel = host.release, "host");
+    cautions.iter().for_each(|caution| tracing::warn!("{caution}"));
+    Ok(())
+}
+
+impl Plan {
+    /// The page that says what was started.
+    fn log(&self) {
+        let config = &self.config;
+        let levels = &config.ack_levels;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            shards = self.shards,
+            cores = ?self.cores,
+            pinned = config.pin,
+            routing = ?config.routing,
+            "ringlog"
+        );
+        tracing::info!(acks_0 = ?levels.acks0, acks_1 = ?levels.acks1, acks_all = ?levels.all, "ack levels");
+        tracing::info!(
+            memory_mib = self.memory_bytes >> 20,
+            connections = config.sockets.max_connections,
+            requests_a_connection = config.sockets.connection_requests_max,
+            request_bytes = config.sockets.request_max_bytes,
+            topics = config.topics_max,
+            partitions = config.partitions_max,
+            "limits"
+        );
+        for dir in &config.log_dirs {
+            tracing::info!(dir = %dir.display(), "log directory");
+        }
+        for listener in &config.listeners {
+            tracing::info!(bind = %listener.bind, advertised = %listener.advertised, "listener");
+        }
     }
 }
 
