@@ -60,6 +60,7 @@ impl ServeError {
 
 /// A running broker.
 pub struct Server {
+    config: Arc<BrokerConfig>,
     addresses: Vec<SocketAddr>,
     metrics: Vec<Arc<ShardMetrics>>,
     wakers: Vec<Waker>,
@@ -158,7 +159,14 @@ impl Server {
             // A shard that ended meanwhile says why when its thread is joined.
             let _ = to.send(wakers.clone());
         }
-        Ok(Server { addresses: recovered.addresses, metrics, wakers, stop: plan.stop.clone(), threads })
+        Ok(Server {
+            config: plan.config.clone(),
+            addresses: recovered.addresses,
+            metrics,
+            wakers,
+            stop: plan.stop.clone(),
+            threads,
+        })
     }
 
     /// Where the listeners accept, in the order of the configuration.
@@ -189,8 +197,17 @@ impl Server {
                 thread.join().unwrap_or_else(|_| Err(ServeError::Runtime("a shard panicked".to_owned())));
             result = result.and(ended);
         }
-        result
+        result?;
+        if self.stop.load(Ordering::Acquire) { mark_clean(&self.config) } else { Ok(()) }
     }
+}
+
+/// Marks the clean stop. The shards have given their locks back, so these are taken again for it.
+fn mark_clean(config: &BrokerConfig) -> Result<(), ServeError> {
+    let mut io =
+        UringIo::new(ring_options(config)).map_err(|error| ServeError::Runtime(error.to_string()))?;
+    storage::lock_dirs(&mut io, &config.log_dirs).map_err(data)?;
+    storage::mark_clean(&mut io, &config.log_dirs).map_err(data)
 }
 
 /// Makes the directories and checks that kernel, container and file systems let the broker work.
@@ -376,7 +393,7 @@ fn recover(
             (topic.name.clone(), crate::broker::log_config(&topic_config))
         })
     };
-    let report = storage::recover(io, &options.dirs, &topics).map_err(data)?;
+    let report = storage::recover(io, options, &topics).map_err(data)?;
     tracing::info!(?report, "recovered");
     let dir_ids = opened.directories.iter().map(|directory| directory.id).collect();
     Ok((opened, dir_ids))
