@@ -393,7 +393,7 @@ fn recover(
             (topic.name.clone(), crate::broker::log_config(&topic_config))
         })
     };
-    let report = storage::recover(io, options, &topics).map_err(data)?;
+    let report = storage::recover(io, &options.dirs, &topics).map_err(data)?;
     tracing::info!(?report, "recovered");
     let dir_ids = opened.directories.iter().map(|directory| directory.id).collect();
     Ok((opened, dir_ids))
