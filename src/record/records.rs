@@ -29,6 +29,7 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     /// Decodes the record at the front of `bytes`; `size` says where the next begins.
+    #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Record<'a>, RecordError> {
         let (length, prefix) = read_varint(bytes).ok_or(RecordError::Malformed("length"))?;
         let length = usize::try_from(length).map_err(|_| RecordError::Malformed("length"))?;
@@ -264,6 +265,7 @@ impl<'a> Cursor<'a> {
         Ok(Header { key, value })
     }
 
+    #[inline]
     fn headers(&mut self) -> Result<Headers<'a>, RecordError> {
         let count = self.varint("header count")?;
         let count = usize::try_from(count).map_err(|_| RecordError::Malformed("header count"))?;

@@ -30,6 +30,11 @@ pub fn read_varint(bytes: &[u8]) -> Option<(i32, usize)> {
 /// Reads a 64-bit value from the front of `bytes`: the value and its length, or `None` when cut off or too long.
 #[inline]
 pub fn read_varlong(bytes: &[u8]) -> Option<(i64, usize)> {
+    if let Some(&first) = bytes.first()
+        && first < 0x80
+    {
+        return Some((unzigzag64(u64::from(first)), 1));
+    }
     let mut value = 0u64;
     for (index, &byte) in bytes.iter().take(VARLONG_BYTES_MAX).enumerate() {
         value |= u64::from(byte & 0x7f) << (7 * index);
