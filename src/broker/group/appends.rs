@@ -210,11 +210,6 @@ impl Appends {
             }
         }
     }
-
-    /// Nobody waits for this answer any more.
-    pub fn forget(&mut self, to: super::ReplyTo) {
-        self.answers.retain(|_, answer| answer.waiting.to != to);
-    }
 }
 
 fn send(answer: &Answer, out: &mut Vec<Effect>) {

@@ -211,11 +211,9 @@ impl GroupCoordinator {
         turn.account(group);
     }
 
-    /// The connection of a waiting request is gone. What waits for the log alone is forgotten; a member that waits in a
-    /// rebalance stays in it, as with Kafka: its session decides.
-    pub fn disconnected(&mut self, to: ReplyTo) {
-        self.appends.forget(to);
-    }
+    /// The connection of a waiting request is gone. Nothing changes: every request is answered in the end, and a member
+    /// that waits in a rebalance stays in it, as with Kafka, until its session decides.
+    pub fn disconnected(&mut self, _to: ReplyTo) {}
 
     pub fn stats(&self) -> GroupStats {
         let groups = || self.partitions.values().flat_map(|partition| partition.groups.values());
