@@ -100,7 +100,7 @@ fn topic_entry(
     let mut synonyms: Vec<_> = own.into_iter().collect();
     synonyms.extend(from_broker.map(|key| broker_synonyms(broker, key)).unwrap_or_default());
     let value = match overrides.get(key.name) {
-        Some(text) => text.clone(),
+        Some(text) => as_read(key, text),
         None => inherited(broker, topic_key).to_string(),
     };
     ConfigEntry {
@@ -121,7 +121,7 @@ fn broker_entry(broker: &BrokerConfig, key: &'static Key, synonyms: Vec<ConfigSy
     let value = match key.name {
         // Two names of one thing: both show what is in force.
         "node.id" | "broker.id" => Some(broker.node_id.to_string()),
-        _ => strongest,
+        _ => strongest.map(|text| as_read(key, &text)),
     };
     ConfigEntry {
         name: key.name.to_owned(),
@@ -133,6 +133,11 @@ fn broker_entry(broker: &BrokerConfig, key: &'static Key, synonyms: Vec<ConfigSy
         synonyms,
         documentation: key.doc,
     }
+}
+
+/// The value in force: without blanks around it, and in the usual spelling.
+fn as_read(key: &Key, text: &str) -> String {
+    key.parse(text).map_or_else(|_| text.to_owned(), |value| value.to_string())
 }
 
 fn broker_synonyms(broker: &BrokerConfig, key: &Key) -> Vec<ConfigSynonym> {
@@ -156,7 +161,8 @@ impl std::fmt::Display for Value {
         match self {
             Value::Boolean(value) => write!(f, "{value}"),
             Value::Long(number) => write!(f, "{number}"),
-            Value::Double(number) => write!(f, "{number:?}"),
+            // As Java writes it: 1.7976931348623157E308.
+            Value::Double(number) => f.write_str(&format!("{number:?}").replace('e', "E")),
             Value::List(words) => f.write_str(&words.join(",")),
             Value::Text(text) => f.write_str(text),
         }

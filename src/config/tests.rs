@@ -288,6 +288,9 @@ fn descriptions_tell_value_source_and_synonyms() {
     // As Kafka: only log.retention.ms counts as a synonym here.
     assert_eq!(entry(&topic, "retention.ms"), (Some("3600000".to_owned()), Default, vec![]));
     assert_eq!(entry(&topic, "min.cleanable.dirty.ratio").0.as_deref(), Some("0.5"));
+    let spelled = describe_topic(&config, &map(&[("retention.ms", " 1000 "), ("preallocate", "TRUE")]));
+    assert_eq!(entry(&spelled, "retention.ms").0.as_deref(), Some("1000"));
+    assert_eq!(entry(&spelled, "preallocate").0.as_deref(), Some("true"));
 
     let config =
         config.with_dynamic(&map(&[("message.max.bytes", "5")]), &map(&[("message.max.bytes", "6")]));
@@ -299,6 +302,10 @@ fn descriptions_tell_value_source_and_synonyms() {
     assert_eq!(entry(&broker, "ssl.key.password").0, None);
     assert_eq!(entry(&broker, "node.id").0.as_deref(), Some("1"));
     assert!(entry(&broker, "num.io.threads").0.is_some());
+    assert_eq!(
+        entry(&broker, "log.cleaner.io.max.bytes.per.second").0.as_deref(),
+        Some("1.7976931348623157E308")
+    );
     assert!(broker.iter().filter(|entry| entry.name == "log.dirs").all(|entry| entry.read_only));
 }
 

@@ -92,8 +92,9 @@ impl TopicConfig {
             min_cleanable_dirty_ratio: values.double("min.cleanable.dirty.ratio"),
             min_compaction_lag_ms: values.long("min.compaction.lag.ms"),
             min_insync_replicas: values.int("min.insync.replicas"),
-            retention_bytes: values.long("retention.bytes"),
-            retention_ms: values.long("retention.ms"),
+            // Kafka takes any negative number for no limit.
+            retention_bytes: values.long("retention.bytes").max(-1),
+            retention_ms: values.long("retention.ms").max(-1),
             segment_bytes: values.int("segment.bytes"),
             segment_index_bytes: values.int("segment.index.bytes"),
             segment_jitter_ms: values.long("segment.jitter.ms"),

@@ -351,7 +351,7 @@ fn open_shard(
     let parts = Parts {
         shard,
         shards: plan.shards,
-        config: config.clone(),
+        config: Arc::new(with_metadata(config, &recovered.image)),
         endpoints,
         image: recovered.image,
         dir_ids: recovered.dir_ids,
@@ -387,6 +387,7 @@ fn recover(
     let opened = Embedded::open(io, &open).map_err(data)?;
     opened.report.iter().for_each(|line| tracing::warn!("{line}"));
     let image = &opened.image;
+    let config = with_metadata(config, image);
     let topics = |id| {
         image.topic_by_id(id).map(|topic| {
             let topic_config = config.topic_config(&topic.configs);
@@ -397,6 +398,13 @@ fn recover(
     tracing::info!(?report, "recovered");
     let dir_ids = opened.directories.iter().map(|directory| directory.id).collect();
     Ok((opened, dir_ids))
+}
+
+/// With what clients have set at run time, and the node's number where the directories know it.
+fn with_metadata(config: &BrokerConfig, image: &ClusterImage) -> BrokerConfig {
+    let mut config = config.with_dynamic(image.default_broker_config(), image.broker_config(image.node_id));
+    config.node_id = image.node_id;
+    config
 }
 
 fn ring_options(config: &BrokerConfig) -> UringOptions {
