@@ -4,7 +4,7 @@
 //! - [`Settings`] gathers values from `server.properties`, the environment and `--set`, and says what is wrong with them.
 //! - [`BrokerConfig`] and [`TopicConfig`] are what code reads: typed fields with their unit in the name.
 //! - [`describe_broker`], [`describe_topic`] answer DescribeConfigs; [`alter_topic`], [`alter_broker`] check changes.
-//! - [`broker_keys`], [`TOPIC_KEYS`] are the tables, for `ringlog config --list` and the documentation.
+//! - [`broker_keys`], [`TOPIC_KEYS`] are the tables; [`catalogue`] is both for `ringlog config --list` and the documentation.
 //!
 //! Order of precedence, weakest first: defaults, the file, the environment, `--set` in the order given; above these what
 //! clients have set for all brokers, for this broker, and for a topic.
@@ -13,6 +13,7 @@ mod alter;
 mod broker;
 mod broker_keys;
 mod broker_values;
+mod catalogue;
 mod describe;
 mod environment;
 mod ignored_keys;
@@ -28,6 +29,7 @@ pub use broker::{
     AckLevel, AckLevels, BrokerConfig, CreateTopic, GroupConfig, Listener, Routing, SocketConfig,
     StartupError, StorageConfig, TransactionConfig,
 };
+pub use catalogue::{CatalogueRow, catalogue};
 pub use describe::{
     ConfigEntry, ConfigSource, ConfigSynonym, describe_broker, describe_default_broker, describe_topic,
 };
