@@ -28,6 +28,7 @@ mod mapping;
 pub mod preflight;
 pub mod socket;
 pub mod uring;
+pub mod usage;
 
 use std::io;
 use std::net::SocketAddr;

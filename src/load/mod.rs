@@ -13,11 +13,29 @@
 //!   read back unless nobody reads.
 //! - Every limit is a number: bytes buffered, requests in flight, retries by time.
 
+pub mod admin; // what is asked before and after
 pub mod args; // the command line
 pub mod batch; // record batches from templates
+pub mod cluster; // what the threads know of the cluster
+pub mod engine; // a run from beginning to end
+pub mod fetcher; // the consuming half of a worker
+pub mod intervals; // sets of sequence numbers
+pub mod lane; // a connection with produce requests
+pub mod link; // one connection
+pub mod machine; // what it ran on
 pub mod options; // the same as checked values
+pub mod output; // the files of a run
 pub mod payload; // what a record says of itself
+pub mod producer; // records to batches
+pub mod recorder; // histograms and counts
+pub mod report; // what a run says of itself
+pub mod request; // produce requests
+pub mod schedule; // when records arrive
+pub mod sender; // the producing half of a worker
+pub mod table; // the report for people
 pub mod units; // rates, sizes, durations as people write them
+pub mod verify; // whether what was sent was read
+pub mod worker; // a thread
 
 pub use args::Args;
 
@@ -37,11 +55,9 @@ pub mod exit {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    match options::Options::from_args(&args) {
-        Ok(_) => {
-            eprintln!("ringlog load: the engine is not part of this build");
-            ExitCode::from(exit::NOT_RUN)
-        }
+    let outcome = options::Options::from_args(&args).and_then(|options| engine::run(&options));
+    match outcome {
+        Ok(finished) => ExitCode::from(finished.report.verdict.exit_code()),
         Err(error) => {
             eprintln!("ringlog load: {error}");
             ExitCode::from(exit::NOT_RUN)
