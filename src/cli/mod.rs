@@ -20,11 +20,14 @@ struct Cli {
 enum Command {
     /// Run the broker
     Serve(serve::Args),
+    /// Load any Kafka broker, measure latency against the plan, and check every record
+    Load(Box<crate::load::Args>),
 }
 
 /// Parses the arguments of the process and runs what they ask for.
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
+        Command::Load(args) => crate::load::run(*args),
     }
 }
