@@ -1,6 +1,6 @@
 //! What Kafka means: a shard's part of the broker, as a state machine between the connections and the storage.
 //!
-//! Called by `server::Shard` alone, every turn in this order: `mail`, completions, `request`s, `end_turn` (storage
+//! Called by `server::Shard` alone, every turn in this order: completions and the `request`s among them, `mail`, `end_turn` (storage
 //! events become answers), `take_done` (answers to this shard's connections), `submit` (what the turn appended goes to
 //! the disk), `take_outgoing` (mail to other shards).
 //!

@@ -1,6 +1,6 @@
 //! A shard: one thread's driver, its connections and its broker, and the turn that moves them.
 //!
-//! [`Shard::turn`] is the only entry: take mail, submit and take completions, run what is due, answer. Nothing in it
+//! [`Shard::turn`] is the only entry: submit and take completions, take mail, run what is due, answer. Nothing in it
 //! blocks but the driver's wait for the next event. Threads (`server::run`) and the simulation call it in a loop.
 
 use std::net::SocketAddr;
@@ -86,7 +86,6 @@ impl<I: Io> Shard<I> {
 
     /// One turn. Waits for an event, but not beyond `wait_until_ns`.
     pub fn turn(&mut self, wait_until_ns: u64) {
-        self.take_mail();
         let wait = if self.has_work() { 0 } else { wait_until_ns.min(self.broker.next_deadline_ns()) };
         let mut completions = std::mem::take(&mut self.completions);
         self.io.turn(wait, &mut completions);
@@ -96,6 +95,8 @@ impl<I: Io> Shard<I> {
             self.complete(completion);
         }
         self.completions = completions;
+        // After the wait, so that what mail asks for is submitted with this turn and not with the next event.
+        self.take_mail();
         self.close_idle();
         self.broker.end_turn(&mut self.io);
         self.deliver();
