@@ -189,41 +189,58 @@ fn workload(io: &mut SimIo, promised: &mut Promised) {
     }
 }
 
+/// Runs until the machine hangs after `ops` ops, crashes, crashes again on the way back up, and checks what is left. Whether it
+/// hung, and whether a snapshot had been taken.
+fn crash_after(seed: u64, ops: u64) -> (bool, bool) {
+    let at = format!("seed {seed}, after {ops} ops");
+    let crash = if (seed + ops).is_multiple_of(3) { Crash::Kill } else { Crash::Power };
+    let world = SimWorld::new(seed << 32 | ops, SimOptions::default());
+    world.create_dir_all(Path::new("/a"));
+    let mut io = world.driver();
+    let mut promised = Promised::default();
+    world.hang_after_ops(Some(ops));
+    workload(&mut io, &mut promised);
+    let hung = world.hangs();
+    world.crash(&[io.id()], crash);
+    let mut io = world.driver();
+    world.hang_after_ops(Some((seed * 7 + ops) % 40));
+    // It fails where it hangs.
+    let _ = Embedded::open(&mut io, &options());
+    world.crash(&[io.id()], crash);
+    world.hang_after_ops(None);
+    let mut io = world.driver();
+    let opened = Embedded::open(&mut io, &options()).unwrap_or_else(|error| panic!("{at}: {error}"));
+    let revision = opened.image.revision;
+    assert!(revision >= promised.committed, "{at}: {revision} of {}", promised.committed);
+    if let Some(image) = promised.images.get(revision as usize) {
+        assert_eq!(*opened.image, *image, "{at}");
+    } else {
+        assert!(promised.images.is_empty() && revision == 0, "{at}");
+    }
+    let names = metadata_files(&mut io);
+    assert_eq!(names.len(), 2, "{at}: {names:?}");
+    // And once more, now that the recovery has put things in order.
+    assert_eq!(open(&mut world.driver()).image, opened.image, "{at}");
+    (hung, !names[0].starts_with("00000000000000000000"))
+}
+
+/// `RINGLOG_SEEDS` runs more of it.
 #[test]
 fn a_crash_between_any_two_ops_loses_nothing_committed() {
-    let mut ops = 0;
-    let mut snapshots = 0;
-    loop {
-        let world = SimWorld::new(ops, SimOptions::default());
-        world.create_dir_all(Path::new("/a"));
-        let mut io = world.driver();
-        let mut promised = Promised::default();
-        world.hang_after_ops(Some(ops));
-        workload(&mut io, &mut promised);
-        let hung = world.hangs();
-        world.crash(&[io.id()], if ops % 3 == 0 { Crash::Kill } else { Crash::Power });
-        world.hang_after_ops(None);
-        let mut io = world.driver();
-        let opened =
-            Embedded::open(&mut io, &options()).unwrap_or_else(|error| panic!("after {ops} ops: {error}"));
-        let revision = opened.image.revision;
-        assert!(revision >= promised.committed, "after {ops} ops: {revision} of {}", promised.committed);
-        if let Some(image) = promised.images.get(revision as usize) {
-            assert_eq!(*opened.image, *image, "after {ops} ops");
-        } else {
-            assert!(promised.images.is_empty() && revision == 0, "after {ops} ops");
+    let seeds = std::env::var("RINGLOG_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    for seed in 0..seeds {
+        let mut snapshots = 0;
+        let mut ops = 0;
+        loop {
+            let (hung, snapshot) = crash_after(seed, ops);
+            snapshots += usize::from(snapshot);
+            if !hung {
+                break;
+            }
+            ops += 1;
         }
-        let names = metadata_files(&mut io);
-        assert_eq!(names.len(), 2, "after {ops} ops: {names:?}");
-        snapshots += usize::from(!names[0].starts_with("00000000000000000000"));
-        // And once more, now that the first recovery has put things in order.
-        assert_eq!(open(&mut world.driver()).image, opened.image);
-        if !hung {
-            break;
-        }
-        ops += 1;
+        assert!(ops > 100 && snapshots > 30, "{ops} ops, {snapshots} runs after a snapshot");
     }
-    assert!(ops > 100 && snapshots > 30, "{ops} ops, {snapshots} runs after a snapshot");
 }
 
 #[test]
