@@ -47,6 +47,10 @@ fn main() {
             }
         }
     }
+    if run("register") {
+        let cost = spread((0..ROUNDS).map(|_| register()));
+        println!("registering fresh arenas: us a MiB {cost}");
+    }
     if run("wake") {
         for spin_ns in [0, 50_000] {
             let hop = spread((0..ROUNDS).map(|_| wake(spin_ns)));
@@ -248,6 +252,16 @@ fn append(bytes: usize, depth: usize, sync: bool, registered: bool) -> f64 {
         }
     }
     written as f64 * 1e3 / (monotonic_ns() - start) as f64
+}
+
+/// Microseconds to register a MiB that nobody has touched.
+fn register() -> f64 {
+    let mut io = driver(0);
+    let pool = BufferPool::new(128 << 20);
+    pool.reserve(128 << 20);
+    let start = monotonic_ns();
+    let bytes = io.register(&pool);
+    (monotonic_ns() - start) as f64 / 1e3 / (bytes >> 20) as f64
 }
 
 /// Microseconds from one ring's wake to the other's awakening.

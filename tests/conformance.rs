@@ -122,4 +122,5 @@ cases! {
     buffers_of_a_pool_are_written_and_read
     a_lock_is_exclusive
     block_on_keeps_other_completions
+    block_on_keeps_a_wake_up
 }

@@ -17,7 +17,9 @@ pub(super) struct Arena {
 impl Arena {
     pub fn new(bytes: usize) -> io::Result<Arena> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-        Ok(Arena { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), memory: Mapping::new(bytes)? })
+        let memory = Mapping::new(bytes)?;
+        memory.prefer_huge_pages();
+        Ok(Arena { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), memory })
     }
 
     pub fn as_ptr(&self) -> *mut u8 {

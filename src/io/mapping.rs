@@ -36,6 +36,12 @@ impl Mapping {
         Ok(Mapping { ptr, len })
     }
 
+    /// Asks for huge pages: fewer pieces for the disk's request, faster to register. Only a wish.
+    pub fn prefer_huge_pages(&self) {
+        // SAFETY: the whole of a live mapping; the advice changes no contents.
+        unsafe { libc::madvise(self.ptr.as_ptr().cast(), self.len, libc::MADV_HUGEPAGE) };
+    }
+
     pub fn as_ptr(&self) -> *mut u8 {
         self.ptr.as_ptr()
     }

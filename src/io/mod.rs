@@ -248,7 +248,7 @@ pub trait Io {
 
     // ---- blocking, for start-up, recovery and tools only: no other op may be in flight ----
 
-    /// Runs one op to its last completion.
+    /// Runs one op to its last completion. Completions of others and wake-ups meanwhile are the next turn's.
     fn block_on(&mut self, op: Op) -> Completion;
 
     /// The entries of a directory, sorted by name.

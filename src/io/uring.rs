@@ -282,6 +282,19 @@ impl UringIo {
         }
     }
 
+    /// A turn up to its completions, which it leaves in `ready`. Whether there was a wake-up.
+    fn run_turn(&mut self, wait_until_ns: u64) -> bool {
+        loop {
+            self.feed_starved();
+            let woken = self.enter(if self.ready.is_empty() { wait_until_ns } else { 0 });
+            self.drain();
+            self.clock = Clock::read();
+            if woken || !self.ready.is_empty() || self.clock.now_ns >= wait_until_ns {
+                return woken;
+            }
+        }
+    }
+
     fn drain(&mut self) {
         loop {
             let mut cqes = std::mem::take(&mut self.cqes);
@@ -332,15 +345,7 @@ impl Io for UringIo {
     }
 
     fn turn(&mut self, wait_until_ns: u64, out: &mut Vec<Completion>) {
-        loop {
-            self.feed_starved();
-            let woken = self.enter(if self.ready.is_empty() { wait_until_ns } else { 0 });
-            self.drain();
-            self.clock = Clock::read();
-            if woken || !self.ready.is_empty() || self.clock.now_ns >= wait_until_ns {
-                break;
-            }
-        }
+        self.run_turn(wait_until_ns);
         self.deliver(out);
     }
 
@@ -378,11 +383,11 @@ impl Io for UringIo {
     fn block_on(&mut self, op: Op) -> Completion {
         self.submit(op, BLOCKING);
         let mut others = Vec::new();
+        let mut woken = false;
         loop {
-            let mut out = Vec::new();
-            self.turn(u64::MAX, &mut out);
+            woken |= self.run_turn(u64::MAX);
             let mut answer = None;
-            for completion in out {
+            for completion in self.ready.drain(..) {
                 match completion.token {
                     BLOCKING if !completion.more => answer = Some(completion),
                     BLOCKING => {}
@@ -390,7 +395,11 @@ impl Io for UringIo {
                 }
             }
             if let Some(answer) = answer {
-                self.ready.append(&mut others);
+                self.ready = others;
+                if woken {
+                    // It was meant for the next turn, before which the caller looks at its mail.
+                    self.waker.notify();
+                }
                 return answer;
             }
         }

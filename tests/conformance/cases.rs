@@ -60,6 +60,7 @@ pub fn all<I: Io>() -> Vec<(&'static str, Case<I>)> {
         buffers_of_a_pool_are_written_and_read
         a_lock_is_exclusive
         block_on_keeps_other_completions
+        block_on_keeps_a_wake_up
     }
 }
 
@@ -772,4 +773,16 @@ fn block_on_keeps_other_completions<I: Io>(io: &mut I, env: &mut dyn Env) {
     }
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].token, Token(77));
+}
+
+fn block_on_keeps_a_wake_up<I: Io>(io: &mut I, env: &mut dyn Env) {
+    let waker = io.waker();
+    io.wake(&waker);
+    for name in ["a", "b"] {
+        assert_eq!(io.block_on(Op::CreateDir { path: env.dir().join(name) }).result, Ok(0));
+    }
+    let far = io.now() + PATIENCE_NS;
+    let mut out = Vec::new();
+    io.turn(far, &mut out);
+    assert!(out.is_empty() && io.now() < far);
 }
