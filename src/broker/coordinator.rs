@@ -289,8 +289,9 @@ impl Broker {
             Ok(ReadOutcome::Done { bytes: 0 }) => return Load::End,
             Ok(ReadOutcome::Done { .. }) => {}
             Err(error) => {
-                tracing::error!(partition, %error, "offsets could not be loaded beyond {next}");
-                return Load::End;
+                // Serving what was read so far would hand out old offsets: the groups stay unavailable.
+                tracing::error!(partition, next, %error, "offsets cannot be loaded");
+                return Load::Wait;
             }
         }
         let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();

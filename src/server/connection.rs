@@ -27,7 +27,8 @@ pub struct Connection {
     pub sending: bool,
     /// The end has begun: no request starts and no answer is sent any more.
     pub closing: bool,
-    pub shut_down: bool,
+    /// A shutdown of the socket is under way.
+    pub shutting_down: bool,
     /// When it last sent or took something.
     pub active_at_ns: u64,
     generation: u32,
@@ -71,7 +72,7 @@ impl Connection {
             cancelling: false,
             sending: false,
             closing: false,
-            shut_down: false,
+            shutting_down: false,
             active_at_ns: now_ns,
             generation,
             next_sequence: 0,
@@ -202,7 +203,7 @@ impl Connection {
 
     /// Whether the driver holds nothing of this connection, so that its socket may be closed.
     pub fn is_quiet(&self) -> bool {
-        !self.receiving && !self.sending
+        !self.receiving && !self.sending && !self.shutting_down
     }
 }
 

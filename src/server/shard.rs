@@ -172,6 +172,10 @@ impl<I: Io> Shard<I> {
             Kind::Accept => self.accepted(token.index(), completion),
             Kind::Receive => self.received(token.index(), completion),
             Kind::Send => self.sent(token.index(), completion),
+            Kind::Shutdown => {
+                self.connections[token.index() as usize].shutting_down = false;
+                self.finish_close(token.index());
+            }
             Kind::Other => {}
         }
     }
@@ -411,7 +415,12 @@ impl<I: Io> Shard<I> {
                 sequence,
             });
         }
-        self.io.submit(Op::Shutdown { socket }, Token::new(Owner::Server, Kind::Other, 0).into());
+        // Ends the ops in flight. The socket is closed only after it: a shutdown runs late, and would find the next
+        // connection under the same descriptor.
+        if !connection.is_quiet() {
+            connection.shutting_down = true;
+            self.io.submit(Op::Shutdown { socket }, Token::new(Owner::Server, Kind::Shutdown, index).into());
+        }
         // The slot is given up later: the caller may still be at work on this connection.
         self.dirty.push(index);
     }

@@ -20,8 +20,9 @@ pub enum Kind {
     Accept = 1,
     Receive = 2,
     Send = 3,
-    /// Nobody waits for it: cancel, shutdown, close.
-    Other = 4,
+    Shutdown = 4,
+    /// Nobody waits for it: cancel, close.
+    Other = 5,
 }
 
 impl Token {
@@ -42,6 +43,7 @@ impl Token {
             1 => Kind::Accept,
             2 => Kind::Receive,
             3 => Kind::Send,
+            4 => Kind::Shutdown,
             _ => Kind::Other,
         }
     }
