@@ -27,6 +27,9 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// Without tests. Both limits may only go down.
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
+/// Files that were longer when the limit came, with the length they may not grow beyond.
+const LONG_FILES: &[(&str, usize)] =
+    &[("storage/store.rs", 770), ("storage/producer_state.rs", 610), ("load/sender.rs", 740)];
 
 struct Source {
     path: PathBuf,
@@ -81,7 +84,8 @@ fn unsafe_code_stands_under_io() {
 fn files_and_functions_stay_short() {
     let mut faults = Vec::new();
     for source in sources() {
-        if source.code.len() > FILE_LINES_MAX {
+        let known = LONG_FILES.iter().find(|(path, _)| source.path.ends_with(path));
+        if source.code.len() > known.map_or(FILE_LINES_MAX, |(_, lines)| *lines) {
             faults.push(format!("{}: {} lines", source.path.display(), source.code.len()));
         }
         for (number, name, lines) in functions(&source.code) {
@@ -109,10 +113,10 @@ fn uses(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Numbered lines that are not comments.
+/// Numbered lines without their comments.
 fn code_lines(source: &Source) -> impl Iterator<Item = (usize, &str)> {
     let lines = source.code.iter().enumerate().map(|(index, line)| (index + 1, line.as_str()));
-    lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
+    lines.map(|(number, line)| (number, line.split("//").next().unwrap_or_default()))
 }
 
 /// Line, name and length of each function of formatted code: it ends with a brace at its own indentation.

@@ -12,7 +12,9 @@ use super::mail::Mail;
 use super::request::{Forwarded, Head, Response};
 use super::{Broker, CONTROL_SHARD};
 use crate::io::{Completion, Io};
-use crate::metadata::{Change, ClusterImage, Embedded, Event, MetadataError, Planner, ProposalId};
+use crate::metadata::{
+    Change, ClusterImage, Embedded, Event, MetadataError, Planner, ProposalId, TopicRequest,
+};
 use crate::protocol::{ErrorCode, Uuid};
 
 /// Requests that wait for a change; more are told to come again.
@@ -121,7 +123,36 @@ impl Broker {
 
     pub(super) fn planner(&self) -> Planner<'_> {
         let latest = self.controller.as_ref().map_or(&self.image, |controller| controller.metadata.latest());
-        Planner { image: latest, config: &self.config, directories: &self.dir_ids }
+        Planner { image: latest, config: &self.config, directories: &self.live_dir_ids }
+    }
+
+    /// What a start has to change by itself: the topics of the configuration, and after a stop that was not clean new leader
+    /// epochs, so that a client that read what a power cut took finds out (KIP-320). On [`CONTROL_SHARD`], once.
+    pub fn begin(&mut self, io: &mut impl Io, clean: bool) {
+        let mut changes = Vec::new();
+        if !clean && self.image.topic_count() > 0 {
+            changes.push(Ok(Change::BumpLeaderEpochs { broker: self.node_id() }));
+        }
+        let config = self.config.clone();
+        for topic in config.create_topics.iter().filter(|topic| self.image.topic(&topic.name).is_none()) {
+            let policy = topic.cleanup_policy.as_deref();
+            let request = TopicRequest {
+                name: &topic.name,
+                num_partitions: topic.partitions,
+                replication_factor: topic.replication_factor,
+                configs: policy.map(|policy| ("cleanup.policy", Some(policy))).into_iter().collect(),
+                ..TopicRequest::default()
+            };
+            let topic_id = self.random_id(io);
+            changes.push(self.planner().create_topic(&request, topic_id).map_err(AdminError::from));
+        }
+        let log = |_: &mut Broker, results: Vec<Result<(), AdminError>>| {
+            for error in results.into_iter().filter_map(Result::err) {
+                tracing::error!(error = error.message, "a change at start was refused");
+            }
+            None
+        };
+        self.change(io, (CONTROL_SHARD, Head::of_nobody()), changes, Box::new(log));
     }
 
     pub(super) fn random_id(&self, io: &mut impl Io) -> Uuid {

@@ -76,6 +76,8 @@ pub struct Broker {
     config: Arc<BrokerConfig>,
     image: Arc<ClusterImage>,
     dir_ids: Vec<Uuid>,
+    /// Those of directories that could be used at start: new partitions go there.
+    live_dir_ids: Vec<Uuid>,
     endpoints: Vec<(String, i32)>,
     storage: Storage,
     partitions: Partitions,
@@ -116,6 +118,7 @@ impl Broker {
         let mut broker = Broker {
             shard,
             shards,
+            live_dir_ids: dir_ids.iter().copied().filter(|id| *id != Uuid::ZERO).collect(),
             dir_ids,
             endpoints,
             storage,

@@ -27,6 +27,14 @@ pub struct Head {
     pub correlation_id: i32,
 }
 
+impl Head {
+    /// For what the broker asks of itself: its answer finds no connection.
+    pub fn of_nobody() -> Head {
+        let id = RequestId { connection: u32::MAX, generation: 0, sequence: 0 };
+        Head { id, api_key: ApiKey::CreateTopics, version: 0, correlation_id: 0 }
+    }
+}
+
 /// The other end of a connection.
 #[derive(Debug)]
 pub struct Peer {

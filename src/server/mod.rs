@@ -85,6 +85,8 @@ struct Recovered {
     /// The ids of the log directories, in the order of the configuration.
     dir_ids: Vec<Uuid>,
     addresses: Vec<SocketAddr>,
+    /// Whether the run before had stopped cleanly.
+    clean: bool,
 }
 
 /// A shard that is about to serve.
@@ -336,9 +338,9 @@ fn open_shard(
             (recovered, None, listeners)
         }
         Given::Tell(tell) => {
-            let (opened, dir_ids) = recover(&mut io, config, &options)?;
+            let (opened, dir_ids, clean) = recover(&mut io, config, &options)?;
             let (listeners, addresses) = listen(&mut io, config, None, plan.shards)?;
-            let recovered = Recovered { image: opened.image, dir_ids, addresses };
+            let recovered = Recovered { image: opened.image, dir_ids, addresses, clean };
             // A starting thread that has given up does not take the next report either.
             let _ = tell.send(recovered.clone());
             (recovered, Some(opened.embedded), listeners)
@@ -359,7 +361,10 @@ fn open_shard(
         metadata,
         seed: plan.seed.wrapping_add(shard as u128),
     };
-    let broker = Broker::open(&mut io, parts).map_err(data)?;
+    let mut broker = Broker::open(&mut io, parts).map_err(data)?;
+    if shard == CONTROL_SHARD {
+        broker.begin(&mut io, recovered.clean);
+    }
     let listeners = listeners.into_iter().enumerate().map(|(index, (handle, _))| (handle, index)).collect();
     Ok(Shard::new(io, broker, mail, listeners, limits(plan)))
 }
@@ -373,7 +378,7 @@ fn recover(
     io: &mut UringIo,
     config: &BrokerConfig,
     options: &StorageOptions,
-) -> Result<(Opened, Vec<Uuid>), ServeError> {
+) -> Result<(Opened, Vec<Uuid>, bool), ServeError> {
     for dir in &config.log_dirs {
         std::fs::create_dir_all(dir)
             .map_err(|error| ServeError::Data(format!("{}: {error}", dir.display())))?;
@@ -397,7 +402,7 @@ fn recover(
     let report = storage::recover(io, &options.dirs, &topics).map_err(data)?;
     tracing::info!(?report, "recovered");
     let dir_ids = opened.directories.iter().map(|directory| directory.id).collect();
-    Ok((opened, dir_ids))
+    Ok((opened, dir_ids, report.clean))
 }
 
 /// With what clients have set at run time, and the node's number where the directories know it.

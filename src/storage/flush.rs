@@ -367,6 +367,7 @@ impl Log {
             return SyncedSegment { base_offset, size: 0, offset_entries: 0, time_entries: 0 };
         };
         let (size, indexes_synced) = (segment.flushed, segment.indexes_synced && !segment.lacks_entries());
+        let first = segment.synced == 0;
         let (offset_entries, time_entries) = self.push_index_steps(steps, base_offset, size, flushed_offset);
         let files = [
             (FileKind::Log, true),
@@ -378,6 +379,16 @@ impl Log {
             let key = FileKey { log: self.id, base_offset, kind };
             steps.push_back(Step::Use { key, path, create: false });
             steps.push_back(Step::Sync { data_only: true });
+        }
+        // An index without entries is an empty file, as in Kafka: its tools look for one beside every segment.
+        let empty = [(FileKind::OffsetIndex, offset_entries), (FileKind::TimeIndex, time_entries)];
+        for (kind, _) in empty.into_iter().filter(|(_, entries)| first && *entries == 0) {
+            let path = self.file_path(base_offset, kind);
+            steps.push_back(Step::Use {
+                key: FileKey { log: self.id, base_offset, kind },
+                path,
+                create: true,
+            });
         }
         SyncedSegment { base_offset, size, offset_entries, time_entries }
     }

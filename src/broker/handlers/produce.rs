@@ -146,9 +146,13 @@ fn append(
     };
     let batch = changed.as_deref().unwrap_or(&produce.records[..validated.size]);
     let acks = produce.acks;
-    let level = super::ack_level(&broker.config, acks);
     let wall_ms = broker.wall_ms;
     let partition = broker.partitions.find(task.topic_id, task.partition)?;
+    // Kafka's way to ask for a sync before every acknowledgement.
+    let level = match partition.config.flush_messages {
+        1 => AckLevel::Durable,
+        _ => super::ack_level(&broker.config, acks),
+    };
     let options = AppendOptions {
         leader_epoch: partition.leader_epoch,
         level,
