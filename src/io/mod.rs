@@ -71,7 +71,7 @@ pub struct OpenMode {
 #[derive(Debug)]
 pub enum Op {
     /// Multishot: a completion with [`Payload::Accepted`] a connection. Out of files or memory (EMFILE, ENFILE, ENOBUFS,
-    /// ENOMEM) it ends; submit it again after a pause.
+    /// ENOMEM) it ends; submit it again, the driver pauses.
     Accept {
         listener: Handle,
     },

@@ -52,6 +52,8 @@ const CANCEL_BY_DRIVER: u64 = OWN | 2;
 const WAKE: u64 = OWN | 1 << 32;
 /// The token of `block_on`'s op.
 const BLOCKING: Token = Token(u64::MAX);
+/// How long accepts rest after one found no file free.
+const ACCEPT_PAUSE_NS: u64 = 100_000_000;
 /// How long the driver's end waits for what the kernel still does, a disk write at most.
 const CLOSE_NS_MAX: u64 = 10_000_000_000;
 
@@ -91,6 +93,10 @@ pub struct UringIo {
     fixed: FixedBuffers,
     /// Receives that found no buffer.
     starved: Vec<Key>,
+    /// Accepts that wait for `accept_from_ns`, which is set when one finds no file free: else a peer that opens
+    /// connections beyond the limit keeps the shard busy with refusals.
+    paused: Vec<Key>,
+    accept_from_ns: u64,
     /// Completions for the caller, until the end of the turn.
     ready: Vec<Completion>,
     cqes: Vec<Cqe>,
@@ -131,6 +137,8 @@ impl UringIo {
             receive: ManuallyDrop::new(receive),
             fixed,
             starved: Vec::new(),
+            paused: Vec::new(),
+            accept_from_ns: 0,
             ready: Vec::new(),
             cqes: Vec::new(),
             spare: Vec::new(),
@@ -228,15 +236,33 @@ impl UringIo {
     /// Receives that found no buffer try again once there is one; those that somebody ended, end.
     fn feed_starved(&mut self) {
         let fed = self.receive.recycle();
-        for key in std::mem::take(&mut self.starved) {
+        let starved = std::mem::take(&mut self.starved);
+        self.starved = self.resume(starved, fed);
+    }
+
+    /// Accepts go on after the pause; those that somebody ended, end. When to look again.
+    fn feed_paused(&mut self) -> u64 {
+        if self.paused.is_empty() {
+            return u64::MAX;
+        }
+        let paused = std::mem::take(&mut self.paused);
+        self.paused = self.resume(paused, self.clock.now_ns >= self.accept_from_ns);
+        if self.paused.is_empty() { u64::MAX } else { self.accept_from_ns }
+    }
+
+    /// Goes on with flights that wait for something, if it is `there` or they are to end. Those that still wait.
+    fn resume(&mut self, waiting: Vec<Key>, there: bool) -> Vec<Key> {
+        let mut left = Vec::new();
+        for key in waiting {
             let Some(flight) = self.flights.get(key) else { continue };
             let closed = flight.handle().is_some_and(|handle| self.handles.get(handle).is_none());
-            if fed || flight.cancelled || closed {
+            if there || flight.cancelled || closed {
                 self.relaunch(key);
             } else {
-                self.starved.push(key);
+                left.push(key);
             }
         }
+        left
     }
 
     /// Submits, and sleeps until a completion, a wake-up or the time given. Whether there was a wake-up.
@@ -286,7 +312,8 @@ impl UringIo {
     fn run_turn(&mut self, wait_until_ns: u64) -> bool {
         loop {
             self.feed_starved();
-            let woken = self.enter(if self.ready.is_empty() { wait_until_ns } else { 0 });
+            let wait = wait_until_ns.min(self.feed_paused());
+            let woken = self.enter(if self.ready.is_empty() { wait } else { 0 });
             self.drain();
             self.clock = Clock::read();
             if woken || !self.ready.is_empty() || self.clock.now_ns >= wait_until_ns {
@@ -424,6 +451,7 @@ impl Drop for UringIo {
         self.closing = true;
         self.flights.iter_mut().for_each(|flight| flight.cancelled = true);
         self.feed_starved();
+        self.feed_paused();
         let everything = opcode::AsyncCancel2::new(types::CancelBuilder::any().all()).build();
         // SAFETY: the entry names no memory.
         unsafe { self.ring.push(everything.user_data(CANCEL_BY_DRIVER)) };

@@ -7,7 +7,7 @@ use io_uring::cqueue;
 use super::flight::{self, Pending, Progress};
 use super::flights::Key;
 use super::ring::Cqe;
-use super::{CANCEL_BY_DRIVER, EVENT, OWN, UringIo, WAKE, WOKEN};
+use super::{ACCEPT_PAUSE_NS, CANCEL_BY_DRIVER, EVENT, OWN, UringIo, WAKE, WOKEN};
 use crate::io::socket::peer_of;
 use crate::io::{Completion, Errno, Payload};
 
@@ -119,7 +119,10 @@ impl UringIo {
         match -cqe.result {
             // The connection was gone before it was taken; the listener is well.
             libc::ECONNABORTED | libc::EPROTO | libc::EINTR | libc::EAGAIN => self.relaunch(key),
-            errno => self.finish(key, Err(Errno(errno))),
+            errno => {
+                self.accept_from_ns = self.clock.now_ns.saturating_add(ACCEPT_PAUSE_NS);
+                self.finish(key, Err(Errno(errno)));
+            }
         }
     }
 

@@ -77,6 +77,7 @@ impl UringIo {
             Pending::Read { transfer, .. } | Pending::Write { transfer, .. } if transfer.len == 0 => {
                 self.finish(key, Ok(0));
             }
+            Pending::Accept { .. } if self.clock.now_ns < self.accept_from_ns => self.paused.push(key),
             _ => self.launch(key),
         }
         Ok(())

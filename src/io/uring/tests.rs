@@ -259,3 +259,69 @@ fn memory_that_may_not_be_locked_is_written_the_plain_way() {
     .join()
     .unwrap();
 }
+
+/// The limit of open files belongs to the process: the test runs itself again in one of its own.
+#[test]
+fn accepts_pause_when_no_file_is_free() {
+    const ALONE: &str = "RINGLOG_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let name = "io::uring::tests::accepts_pause_when_no_file_is_free";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        return;
+    }
+    let mut io = driver();
+    let (listener, address) = io.listen("127.0.0.1:0".parse().unwrap(), false).unwrap();
+    for _ in 0..8 {
+        assert_eq!(io.block_on(Op::Connect { address }).result, Ok(0));
+    }
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().count() as u64 - 1;
+    let limit = libc::rlimit { rlim_cur: open + 3, rlim_max: open + 3 };
+    // SAFETY: reads one structure.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    let (mut accepted, mut failures, mut out) = (Vec::new(), 0, Vec::new());
+    io.submit(Op::Accept { listener }, Token(1));
+    let until = io.now() + 3 * ACCEPT_PAUSE_NS;
+    while io.now() < until {
+        io.turn(until, &mut out);
+        for completion in out.drain(..) {
+            match (completion.result, completion.payload) {
+                (Ok(_), Payload::Accepted { socket, .. }) => accepted.push(socket),
+                (result, _) => {
+                    assert_eq!(result, Err(Errno(libc::EMFILE)));
+                    failures += 1;
+                    io.submit(Op::Accept { listener }, Token(1));
+                }
+            }
+        }
+    }
+    assert!((1..8).contains(&accepted.len()), "{} accepted", accepted.len());
+    assert!((1..=5).contains(&failures), "{failures} attempts");
+    // Files come free: the rest is accepted.
+    while accepted.len() < 8 {
+        let handle = accepted[accepted.len() - 1];
+        if io.handles.get(handle).is_some() {
+            io.submit(Op::Close { handle }, Token(2));
+        }
+        io.turn(io.now() + ACCEPT_PAUSE_NS, &mut out);
+        for completion in out.drain(..) {
+            match completion.payload {
+                Payload::Accepted { socket, .. } => accepted.push(socket),
+                _ if completion.token == Token(1) => io.submit(Op::Accept { listener }, Token(1)),
+                _ => {}
+            }
+        }
+    }
+    // A paused one can be cancelled.
+    io.accept_from_ns = u64::MAX;
+    io.submit(Op::Accept { listener }, Token(3));
+    io.submit(Op::Cancel { target: Token(3) }, Token(4));
+    let mut ends = Vec::new();
+    while ends.len() < 2 {
+        io.turn(FAR, &mut out);
+        ends.extend(out.drain(..).filter(|end| end.token.0 > 2).map(|end| (end.token.0, end.result)));
+    }
+    ends.sort_by_key(|end| end.0);
+    assert_eq!(ends, [(3, Err(Errno::CANCELED)), (4, Ok(0))]);
+}
