@@ -222,6 +222,10 @@ impl Storage {
                 log.roll(log.log_end_offset, log.segments.back().map_or(0, |last| last.created_ms), 0);
             }
         }
+        // The first segment that stays must have its file: it says where the log begins. The empty one gets it below.
+        while ready > 0 && log.segments.get(ready).is_some_and(|next| !next.on_disk && next.size > 0) {
+            ready -= 1;
+        }
         if ready > 0 {
             self.remove_segments(io, id, ready);
         }

@@ -322,9 +322,6 @@ impl Storage {
         }
         let (dir, log_start_offset, base_offset) = {
             let log = self.logs.get(log).ok_or(AppendError::UnknownLog)?;
-            if batch.len() > log.config.segment_bytes as usize {
-                return Err(AppendError::TooLarge);
-            }
             (log.dir, log.log_start_offset, log.log_end_offset)
         };
         let last_offset = base_offset
@@ -335,6 +332,9 @@ impl Storage {
         let producer = producers::Change::of(batch, &header, base_offset, max_timestamp)?;
         if let Some(duplicate) = self.check_producer(log, &producer, options.coordinator)? {
             return Ok(Appended { log_start_offset, ..duplicate });
+        }
+        if self.logs.get(log).is_some_and(|log| batch.len() > log.config.segment_bytes as usize) {
+            return Err(AppendError::TooLarge);
         }
         self.make_room(dir, batch.len())?;
         self.place(io, log, batch, &Placing { base_offset, last_offset, max_timestamp, options });

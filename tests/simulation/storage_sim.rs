@@ -238,6 +238,11 @@ impl Sim {
             let max_bytes = self.rng.range(1, 200_000) as usize;
             let range = ReadRange { offset, end_offset: end, max_bytes, at_least_one: true };
             let bytes = self.read_now(at, range)?;
+            if bytes.is_empty() {
+                let Shard { storage, .. } = &self.shards[shard];
+                offset = storage.log_start_offset(id).unwrap_or(0);
+                continue;
+            }
             let whole: usize = batch::batches(&bytes).flatten().map(|b| b.bytes().len()).sum();
             ensure!(whole > 0, "{}: a read at {offset} gives no batch", self.logs[at].model.tp);
             let last = batch::batches(&bytes).flatten().last().map_or(offset, |b| b.header().last_offset());
@@ -271,6 +276,8 @@ impl Sim {
                         self.logs[at].model.tp
                     );
                 }
+                // Retention has been here meanwhile.
+                Err(ReadError::OutOfRange) if range.offset < start => return Ok(Vec::new()),
                 Err(error) => return Err(format!("{}: {range:?}: {error}", self.logs[at].model.tp)),
             }
         }
