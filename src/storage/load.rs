@@ -36,6 +36,8 @@ pub(super) struct LoadOptions {
     pub index_interval_bytes: u32,
     /// After an unclean stop: what lies behind this offset is checked.
     pub recovery_point: Option<i64>,
+    /// What lies behind the recovery point has no gaps: all of it was written by us.
+    pub dense: bool,
     pub log_start_offset: i64,
     pub producers: ProducerStateConfig,
     pub wall_ms: i64,
@@ -183,8 +185,16 @@ impl Loader<'_> {
         let mut rebuilt = Rebuilt::resume(base_offset, &from, self.options);
         let epochs = &mut self.log.epochs;
         let path = self.log.path.join(FileName::new(base_offset, FileKind::Log).to_string());
-        let range =
-            ScanRange { path, position: from.position, len, next_offset: from.offset, end_offset, depth };
+        let dense_from = self.options.recovery_point.filter(|_| self.options.dense).unwrap_or(i64::MAX);
+        let range = ScanRange {
+            path,
+            position: from.position,
+            len,
+            next_offset: from.offset,
+            end_offset,
+            dense_from,
+            depth,
+        };
         let mut end = scan(io, &range, |_, header, _| {
             rebuilt.add(header);
             if check {
@@ -196,6 +206,11 @@ impl Loader<'_> {
             let range = ScanRange { position: 0, next_offset: base_offset, depth: Depth::Checksums, ..range };
             rebuilt = Rebuilt::resume(base_offset, &ScanStart::at(base_offset), self.options);
             end = scan(io, &range, |_, header, _| rebuilt.add(header))?;
+        }
+        if let Some(next) = next_base.filter(|next| *next > dense_from && end.next_offset < *next)
+            && end.damage.is_none()
+        {
+            end.damage = Some(format!("it ends at offset {} and the next begins at {next}", end.next_offset));
         }
         self.log.bytes_checked += end.position - from.position.min(end.position);
         if let Some(damage) = &end.damage {
@@ -398,6 +413,7 @@ impl Loader<'_> {
             len: u64::from(segment.size),
             next_offset: start.1,
             end_offset,
+            dense_from: i64::MAX,
             depth: Depth::Headers,
         }
     }

@@ -141,6 +141,10 @@ impl Storage {
                 None => break,
             }
         }
+        if bytes == 0 && (take.bytes_left > 0 || take.whole) {
+            // There are batches to read, and the segments do not have them.
+            return Err(self.corrupt(&walk));
+        }
         self.leave_cursor(io, &walk, sequential);
         Ok(ReadOutcome::Done { bytes })
     }

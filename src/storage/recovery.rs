@@ -55,7 +55,7 @@ pub fn recover(
 ) -> Result<RecoveryReport, StorageError> {
     let mut report = RecoveryReport { clean: true, ..RecoveryReport::default() };
     for (index, dir) in dirs.iter().enumerate() {
-        let mut recovery = Recovery { topics, dir, report: &mut report, logs: BTreeMap::new() };
+        let mut recovery = Recovery { topics, dir, dense: false, report: &mut report, logs: BTreeMap::new() };
         if let Err(error) = recovery.run(io) {
             tracing::error!(dir = %dir.display(), %error, "log directory could not be recovered");
             report.failed_dirs.push((index, error.to_string()));
@@ -85,6 +85,8 @@ pub fn mark_clean(io: &mut impl Io, dirs: &[PathBuf]) -> Result<(), StorageError
 struct Recovery<'a> {
     topics: &'a Topics<'a>,
     dir: &'a Path,
+    /// The recovery points are ours.
+    dense: bool,
     report: &'a mut RecoveryReport,
     logs: BTreeMap<(Uuid, i32), Replay>,
 }
@@ -105,6 +107,7 @@ impl Recovery<'_> {
         let points = read_offsets(io, self.dir, RECOVERY_POINT_FILE, &partitions)?;
         if !clean {
             self.report.clean = false;
+            self.dense = ours;
             self.load_all(io, &partitions, &points, &starts)?;
             replay_journals(io, &journals, self)?;
             let mut ends = points;
@@ -182,7 +185,16 @@ impl Recovery<'_> {
         // Who has expired is for the open log to say.
         let producers = ProducerStateConfig { expiration_ms: i64::MAX, ..ProducerStateConfig::default() };
         let index_interval_bytes = config.index_interval_bytes;
-        LoadOptions { path, index_interval_bytes, recovery_point, log_start_offset, producers, wall_ms }
+        let dense = self.dense;
+        LoadOptions {
+            path,
+            index_interval_bytes,
+            recovery_point,
+            dense,
+            log_start_offset,
+            producers,
+            wall_ms,
+        }
     }
 
     /// The log of a journal entry, made where it has no directory yet; `None` when its topic is gone.

@@ -197,7 +197,6 @@ pub(super) struct Replay {
     buffer: Vec<u8>,
     /// Segments with writes that are not synced.
     touched: Vec<i64>,
-    new_names: bool,
     changed: bool,
 }
 
@@ -205,7 +204,7 @@ impl Replay {
     /// `exists`: the directory does, and is this log's.
     pub fn new(log: LoadedLog, tp: TopicPartition, config: LogConfig, exists: bool) -> Replay {
         let (buffer, touched) = (Vec::new(), Vec::new());
-        Replay { log, tp, config, exists, buffer, touched, new_names: false, changed: false }
+        Replay { log, tp, config, exists, buffer, touched, changed: false }
     }
 
     fn set_start(&mut self, offset: i64) {
@@ -263,7 +262,6 @@ impl Replay {
         if let Some(last) = self.log.segments.back_mut() {
             last.close();
         }
-        self.new_names = true;
         self.log.segments.push_back(Segment::new(base_offset, wall_ms, 0));
         Ok(())
     }
@@ -305,7 +303,6 @@ impl Replay {
         let metadata = format_partition_metadata(self.tp.topic_id);
         write_file(io, &path.join(PARTITION_METADATA_FILE), metadata.as_bytes()).map_err(wrap)?;
         self.exists = true;
-        self.new_names = true;
         Ok(())
     }
 
@@ -332,10 +329,8 @@ impl Replay {
             replace_file_blocking(io, &path, &self.log.producers.snapshot())
                 .map_err(|error| io_error(&path, error))?;
         }
-        if self.new_names {
-            sync_names(io, &self.log.path)?;
-        }
-        Ok(())
+        // Also what was renamed before the crash must not come back after the next.
+        sync_names(io, &self.log.path)
     }
 
     fn finish_segment(&mut self, io: &mut impl Io, base_offset: i64) -> Result<(), StorageError> {

@@ -43,6 +43,8 @@ pub(super) struct ScanRange {
     pub next_offset: i64,
     /// No batch reaches this: where the next segment begins.
     pub end_offset: i64,
+    /// From here on offsets have no gaps; compaction may have made some before.
+    pub dense_from: i64,
     pub depth: Depth,
 }
 
@@ -127,7 +129,9 @@ fn step<'w>(
     if header.size() as u64 > left {
         return Ok(Err(format!("a batch of {} bytes where {left} are left", header.size())));
     }
+    let gap = header.base_offset > end.next_offset && header.base_offset > range.dense_from;
     let in_place = header.base_offset >= end.next_offset
+        && !gap
         && header.last_offset_delta >= 0
         && header.next_offset() <= range.end_offset;
     if !in_place {

@@ -279,6 +279,7 @@ impl Storage {
             path,
             index_interval_bytes: config.index_interval_bytes,
             recovery_point: None,
+            dense: false,
             log_start_offset: home.start_offsets.get(&(tp.topic_id, tp.partition)).copied().unwrap_or(0),
             producers: self.producer_config(),
             wall_ms: io.wall_ms(),

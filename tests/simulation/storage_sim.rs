@@ -197,13 +197,27 @@ impl Sim {
                 continue;
             }
             let shard = self.rng.index(count);
-            opened.push((at, shard, self.open_log(at, shard)?));
+            let id = self.open_log(at, shard)?;
+            let storage = &self.shards[shard].storage;
+            // Before the first turn: retention moves starts before they are safe.
+            let state =
+                (storage.log_start_offset(id), storage.log_end_offset(id), storage.high_watermark(id));
+            opened.push((at, shard, id, state));
         }
         if self.world.hangs() {
             return Err("hangs".into());
         }
-        for (at, shard, id) in opened {
-            self.check_opened(at, shard, id, end)?;
+        for (at, shard, id, state) in opened {
+            let (Some(log_start), Some(log_end), Some(high_watermark)) = state else {
+                return Err(format!("{}: opened, yet unknown", self.logs[at].model.tp));
+            };
+            let log = &mut self.logs[at];
+            log.model.recovered(end, log_start, log_end, high_watermark)?;
+            (log.shard, log.id) = (shard, Some(id));
+            self.counts.survivors += log.model.batches.len() as u64;
+        }
+        for at in 0..self.logs.len() {
+            self.read_whole(at)?;
         }
         Ok(())
     }
@@ -213,19 +227,6 @@ impl Sim {
         let (dir, tp, config) = (model.dir, model.tp.clone(), model.config.clone());
         let Shard { io, storage, .. } = &mut self.shards[shard];
         storage.open_log(io, dir, tp, config).map_err(|error| format!("open log: {error}"))
-    }
-
-    fn check_opened(&mut self, at: usize, shard: usize, id: LogId, end: Option<Crash>) -> Verdict {
-        let storage = &self.shards[shard].storage;
-        let state = (storage.log_start_offset(id), storage.log_end_offset(id), storage.high_watermark(id));
-        let (Some(log_start), Some(log_end), Some(high_watermark)) = state else {
-            return Err(format!("{}: opened, yet unknown", self.logs[at].model.tp));
-        };
-        let log = &mut self.logs[at];
-        log.model.recovered(end, log_start, log_end, high_watermark)?;
-        (log.shard, log.id) = (shard, Some(id));
-        self.counts.survivors += log.model.batches.len() as u64;
-        self.read_whole(at)
     }
 
     fn read_whole(&mut self, at: usize) -> Verdict {
