@@ -2,9 +2,11 @@
 #
 #   docker build -t ringlog .
 #   docker run --rm -p 9092:9092 -v ringlog:/var/lib/ringlog \
-#     -e KAFKA_ADVERTISED_LISTENERS=PLAINTEXT://localhost:9092 --security-opt seccomp=unconfined ringlog
+#     -e KAFKA_ADVERTISED_LISTENERS=PLAINTEXT://localhost:9092 \
+#     --security-opt seccomp=unconfined --ulimit memlock=-1 ringlog
 #
 # Docker's default seccomp profile refuses io_uring: hence the security option, or a profile that allows the io_uring_* calls.
+# Registered buffers count as locked memory: hence the ulimit.
 # The broker says so at its start, with an exit code of its own, when it may not use them.
 
 FROM rust:1.95-slim-bookworm AS build
