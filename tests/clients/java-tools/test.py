@@ -12,7 +12,7 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import kafkatools  # noqa: E402
-from kit import BOOTSTRAP, check, equal, main, restart_broker, restarted, until  # noqa: E402
+from kit import BASE_MS, BOOTSTRAP, check, equal, main, restart_broker, restarted, until  # noqa: E402
 
 SERVER = ("--bootstrap-server", BOOTSTRAP)
 HOUR_MS = 3_600_000
@@ -209,12 +209,13 @@ def _():
 @check("kafka-get-offsets: latest, earliest, timestamp, max-timestamp")
 def _():
     create("jt-offsets", 1)
+    day_ago = BASE_MS - 24 * HOUR_MS
     for t in range(3):
-        tool("verifiable-producer", "--topic", "jt-offsets", "--max-messages", 10, "--message-create-time", 1_700_000_000_000 + t * HOUR_MS)
+        tool("verifiable-producer", "--topic", "jt-offsets", "--max-messages", 10, "--message-create-time", day_ago + t * HOUR_MS)
     equal(end_offsets("jt-offsets"), {0: 30})
     equal(end_offsets("jt-offsets", "earliest"), {0: 0})
-    equal(end_offsets("jt-offsets", 1_700_000_000_000 + HOUR_MS), {0: 10})
-    equal(end_offsets("jt-offsets", 1_700_000_000_000 + HOUR_MS // 2), {0: 10})
+    equal(end_offsets("jt-offsets", day_ago + HOUR_MS), {0: 10})
+    equal(end_offsets("jt-offsets", day_ago + HOUR_MS // 2), {0: 10})
     got = end_offsets("jt-offsets", "max-timestamp")[0]
     assert 20 <= got < 30, got
 
