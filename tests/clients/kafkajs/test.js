@@ -69,7 +69,12 @@ async function until(what, condition) {
 }
 
 async function create(topic, numPartitions = 3, configEntries = []) {
-  await admin.createTopics({ topics: [{ topic, numPartitions, replicationFactor: 1, configEntries }], waitForLeaders: true })
+  await admin.createTopics({ topics: [{ topic, numPartitions, replicationFactor: 1, configEntries }], waitForLeaders: false })
+  // A broker may answer for a moment that it does not know the topic it has just made.
+  await until('topic in metadata', async () => {
+    const { topics } = await admin.fetchTopicMetadata({ topics: [topic] }).catch(() => ({ topics: [] }))
+    return topics.length === 1 && topics[0].partitions.length === numPartitions && topics[0].partitions.every(p => p.leader >= 0)
+  })
 }
 
 function newProducer() {
