@@ -60,7 +60,8 @@ class Member:
     def _run(self):
         try:
             while not self.ending and not self.enough():
-                polled = self.consumer.poll(timeout_ms=100)
+                # Not much less: 3.0's poll can give up on an answer to SyncGroup and never look at it again.
+                polled = self.consumer.poll(timeout_ms=1000)
                 for r in (r for records in polled.values() for r in records):
                     self.add(r.partition, r.offset, r.key, r.value, r.headers, r.timestamp)
                 self.partitions = sorted(p.partition for p in self.consumer.assignment())
