@@ -7,10 +7,22 @@
 #[path = "simulation/sim_io.rs"]
 mod sim_io;
 
+#[path = "simulation/clients.rs"]
+mod clients;
+#[path = "simulation/consumer.rs"]
+mod consumer;
+#[path = "simulation/history.rs"]
+mod history;
 #[path = "simulation/log_model.rs"]
 mod log_model;
+#[path = "simulation/others.rs"]
+mod others;
+#[path = "simulation/producer.rs"]
+mod producer;
 #[path = "simulation/storage_sim.rs"]
 mod storage_sim;
+#[path = "simulation/wire.rs"]
+mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

@@ -1,0 +1,624 @@
+//! A member of a consumer group by the classic protocol: joins, shares the partitions out, fetches, commits.
+
+use std::collections::BTreeMap;
+
+use ringlog::protocol::messages::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
+use ringlog::protocol::messages::fetch_response::FetchResponse;
+use ringlog::protocol::messages::find_coordinator_request::FindCoordinatorRequest;
+use ringlog::protocol::messages::find_coordinator_response::FindCoordinatorResponse;
+use ringlog::protocol::messages::heartbeat_request::HeartbeatRequest;
+use ringlog::protocol::messages::heartbeat_response::HeartbeatResponse;
+use ringlog::protocol::messages::join_group_request::{JoinGroupRequest, JoinGroupRequestProtocol};
+use ringlog::protocol::messages::join_group_response::JoinGroupResponse;
+use ringlog::protocol::messages::leave_group_request::{LeaveGroupRequest, MemberIdentity};
+use ringlog::protocol::messages::offset_commit_request::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use ringlog::protocol::messages::offset_commit_response::OffsetCommitResponse;
+use ringlog::protocol::messages::offset_fetch_request::{
+    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics,
+};
+use ringlog::protocol::messages::offset_fetch_response::OffsetFetchResponse;
+use ringlog::protocol::messages::sync_group_request::{SyncGroupRequest, SyncGroupRequestAssignment};
+use ringlog::protocol::messages::sync_group_response::SyncGroupResponse;
+use ringlog::protocol::{ApiKey, Uuid};
+
+use super::clients::{Client, Context, MILLISECOND_NS, records_of};
+use super::history::Place;
+use super::log_model::{Verdict, ensure};
+use super::sim_io::sim_net::SocketId;
+use super::wire::{Answer, Wire};
+
+pub struct Consumer {
+    name: String,
+    group: String,
+    coordinator: Wire,
+    data: Wire,
+    member: String,
+    generation: i32,
+    phase: Phase,
+    /// The request of this phase is out.
+    asked: bool,
+    retry_ns: u64,
+    assignments: Vec<(String, Vec<u8>)>,
+    owned: BTreeMap<Place, Owned>,
+    /// What commits were acknowledged when the offsets were asked for.
+    floors: BTreeMap<Place, i64>,
+    fetching: bool,
+    next_fetch_ns: u64,
+    next_heartbeat_ns: u64,
+    heartbeat_asked: bool,
+    next_commit_ns: u64,
+    committing: Option<Vec<(Place, i64)>>,
+    leave_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Find,
+    Join,
+    Sync,
+    Offsets,
+    Run,
+}
+
+struct Owned {
+    topic: String,
+    position: i64,
+    committed: i64,
+    /// The start of the log was asked for: the next records may begin anywhere above the position.
+    reset: bool,
+}
+
+impl Consumer {
+    pub fn new(group: &str, number: u64) -> Consumer {
+        let name = format!("{group}-{number}");
+        Consumer {
+            coordinator: Wire::new(format!("{name}-c"), 64 << 10),
+            data: Wire::new(format!("{name}-d"), 64 << 10),
+            name,
+            group: group.to_string(),
+            member: String::new(),
+            generation: -1,
+            phase: Phase::Find,
+            asked: false,
+            retry_ns: 0,
+            assignments: Vec::new(),
+            owned: BTreeMap::new(),
+            floors: BTreeMap::new(),
+            fetching: false,
+            next_fetch_ns: 0,
+            next_heartbeat_ns: 0,
+            heartbeat_asked: false,
+            next_commit_ns: 0,
+            committing: None,
+            leave_ns: u64::MAX,
+        }
+    }
+
+    fn go(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.asked = false;
+        if phase != Phase::Run {
+            self.committing = None;
+        }
+    }
+
+    /// Begins again a little later.
+    fn again(&mut self, context: &mut Context, phase: Phase) {
+        self.go(phase);
+        self.retry_ns = context.in_ms(10, 300);
+    }
+
+    /// What an error of the coordinator asks for.
+    fn failed(&mut self, context: &mut Context, error: i16) -> Verdict {
+        match error {
+            // Loading, not available, not coordinator; timed out and storage errors of the offsets topic.
+            14 | 7 | 56 => self.again(context, self.phase),
+            15 | 16 => self.again(context, Phase::Find),
+            27 => self.again(context, Phase::Join), // rebalance in progress
+            22 => self.again(context, Phase::Join), // illegal generation
+            25 => {
+                self.member.clear();
+                self.again(context, Phase::Join);
+            }
+            error => return Err(format!("{}: error {error} in {:?}", self.name, self.phase)),
+        }
+        Ok(())
+    }
+
+    // ---- the group ----
+
+    fn ask(&mut self, context: &mut Context) {
+        self.asked = true;
+        match self.phase {
+            Phase::Find => {
+                let request = FindCoordinatorRequest {
+                    key_type: 0,
+                    coordinator_keys: vec![self.group.as_str().into()].into(),
+                    ..Default::default()
+                };
+                self.coordinator.request(context, 4, 0, false, &request);
+            }
+            Phase::Join => self.ask_join(context),
+            Phase::Sync => self.ask_sync(context),
+            Phase::Offsets => self.ask_offsets(context),
+            Phase::Run => {}
+        }
+    }
+
+    fn ask_join(&mut self, context: &mut Context) {
+        let protocol = JoinGroupRequestProtocol { name: "range".into(), metadata: b"all".as_slice().into() };
+        let request = JoinGroupRequest {
+            group_id: self.group.as_str().into(),
+            session_timeout_ms: 10_000,
+            rebalance_timeout_ms: 20_000,
+            member_id: self.member.as_str().into(),
+            protocol_type: "sim".into(),
+            protocols: vec![protocol].into(),
+            ..Default::default()
+        };
+        self.coordinator.request(context, 9, 0, false, &request);
+    }
+
+    fn ask_sync(&mut self, context: &mut Context) {
+        let assignments = self.assignments.iter().map(|(member, assignment)| SyncGroupRequestAssignment {
+            member_id: member.as_str().into(),
+            assignment: assignment.as_slice().into(),
+        });
+        let request = SyncGroupRequest {
+            group_id: self.group.as_str().into(),
+            generation_id: self.generation,
+            member_id: self.member.as_str().into(),
+            protocol_type: Some("sim".into()),
+            protocol_name: Some("range".into()),
+            assignments: assignments.collect::<Vec<_>>().into(),
+            ..Default::default()
+        };
+        self.coordinator.request(context, 5, 0, false, &request);
+    }
+
+    fn ask_offsets(&mut self, context: &mut Context) {
+        let floor = |place: &Place| (*place, context.history.commit_floor(&self.group, *place));
+        self.floors = self.owned.keys().map(floor).collect();
+        let topics = self.by_topic().into_iter().map(|(topic, places)| OffsetFetchRequestTopics {
+            name: topic.into(),
+            partition_indexes: places.iter().map(|place| place.1).collect::<Vec<_>>().into(),
+            ..Default::default()
+        });
+        let group = OffsetFetchRequestGroup {
+            group_id: self.group.as_str().into(),
+            member_epoch: -1,
+            topics: Some(topics.collect::<Vec<_>>().into()),
+            ..Default::default()
+        };
+        let request = OffsetFetchRequest { groups: vec![group].into(), ..Default::default() };
+        self.coordinator.request(context, 8, 0, false, &request);
+    }
+
+    fn by_topic(&self) -> BTreeMap<String, Vec<Place>> {
+        let mut topics: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+        for (place, owned) in &self.owned {
+            topics.entry(owned.topic.clone()).or_default().push(*place);
+        }
+        topics
+    }
+
+    fn coordinator_answer(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        match answer.api {
+            ApiKey::FindCoordinator => {
+                let response: FindCoordinatorResponse = answer.read()?;
+                let coordinator = response.coordinators.first().ok_or("no coordinator in the answer")?;
+                match coordinator.error_code {
+                    0 => self.go(Phase::Join),
+                    error => return self.failed(context, error),
+                }
+                Ok(())
+            }
+            ApiKey::JoinGroup => self.joined(context, answer),
+            ApiKey::SyncGroup => self.synced(context, answer),
+            ApiKey::OffsetFetch => self.got_offsets(context, answer),
+            ApiKey::OffsetCommit => self.committed(context, answer),
+            ApiKey::Heartbeat => {
+                self.heartbeat_asked = false;
+                let response: HeartbeatResponse = answer.read()?;
+                match response.error_code {
+                    0 => Ok(()),
+                    _ if self.phase != Phase::Run => Ok(()),
+                    error => self.failed(context, error),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn joined(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        let response: JoinGroupResponse = answer.read()?;
+        match response.error_code {
+            0 => {}
+            79 => {
+                self.member = response.member_id.to_string();
+                self.go(Phase::Join);
+                return Ok(());
+            }
+            error => return self.failed(context, error),
+        }
+        self.member = response.member_id.to_string();
+        let back = self.generation >= 0 && response.generation_id < self.generation && !context.troubled;
+        ensure!(!back, "{}: generation {} after {}", self.name, response.generation_id, self.generation);
+        self.generation = response.generation_id;
+        self.assignments.clear();
+        if response.leader == response.member_id {
+            let members: Vec<String> = response.members.iter().map(|m| m.member_id.to_string()).collect();
+            ensure!(!members.is_empty(), "{}: the leader of nobody", self.name);
+            self.assignments = members.iter().map(|member| (member.clone(), Vec::new())).collect();
+            let mut next = context.rng.index(members.len());
+            for topic in context.history.live() {
+                for partition in 0..topic.partitions {
+                    let assignment = &mut self.assignments[next % members.len()].1;
+                    assignment.extend_from_slice(&topic.id.0);
+                    assignment.extend_from_slice(&partition.to_be_bytes());
+                    next += 1;
+                }
+            }
+        }
+        self.go(Phase::Sync);
+        Ok(())
+    }
+
+    fn synced(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        let response: SyncGroupResponse = answer.read()?;
+        if response.error_code != 0 {
+            return self.failed(context, response.error_code);
+        }
+        self.owned.clear();
+        for part in response.assignment.chunks_exact(20) {
+            let mut id = [0; 16];
+            id.copy_from_slice(&part[..16]);
+            let partition = part[16..].first_chunk().map_or(-1, |bytes| i32::from_be_bytes(*bytes));
+            if let Some(topic) = context.history.topic(Uuid(id)).filter(|topic| !topic.deleted) {
+                let topic = topic.name.clone();
+                let owned = Owned { topic, position: -1, committed: -1, reset: false };
+                self.owned.insert((id, partition), owned);
+            }
+        }
+        self.go(if self.owned.is_empty() { Phase::Run } else { Phase::Offsets });
+        self.next_heartbeat_ns = context.in_ms(1_000, 3_000);
+        self.leave_ns = if context.rng.chance(0.5) { context.in_ms(2_000, 60_000) } else { u64::MAX };
+        Ok(())
+    }
+
+    fn got_offsets(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        let response: OffsetFetchResponse = answer.read()?;
+        let group = response.groups.first().ok_or("no group in the answer")?;
+        if group.error_code != 0 {
+            return self.failed(context, group.error_code);
+        }
+        let mut found = BTreeMap::new();
+        for topic in group.topics.iter() {
+            for partition in topic.partitions.iter() {
+                ensure!(
+                    partition.error_code == 0,
+                    "{}: offset of {}: {}",
+                    self.name,
+                    topic.name,
+                    partition.error_code
+                );
+                found.insert((topic.name.to_string(), partition.partition_index), partition.committed_offset);
+            }
+        }
+        for (place, owned) in &mut self.owned {
+            let committed = found.get(&(owned.topic.clone(), place.1)).copied();
+            let committed =
+                committed.ok_or_else(|| format!("{}: no offset of {}", self.name, owned.topic))?;
+            let floor = self.floors.get(place).copied().unwrap_or(-1);
+            let live = context.history.is_live(Uuid(place.0));
+            ensure!(
+                committed >= floor || !live,
+                "{}: the committed offset of {place:?} went back from {floor} to {committed}",
+                self.name
+            );
+            owned.committed = committed;
+            owned.position = committed.max(0);
+        }
+        self.go(Phase::Run);
+        self.next_commit_ns = context.in_ms(100, 3_000);
+        Ok(())
+    }
+
+    // ---- commits and heartbeats ----
+
+    fn commit(&mut self, context: &mut Context) {
+        self.next_commit_ns = context.in_ms(100, 3_000);
+        let moved = self.owned.iter().filter(|(_, owned)| owned.position > owned.committed.max(0));
+        let offsets: Vec<(Place, i64)> = moved.map(|(place, owned)| (*place, owned.position)).collect();
+        if offsets.is_empty() || self.committing.is_some() {
+            return;
+        }
+        let topics = self.by_topic().into_iter().filter_map(|(topic, places)| {
+            let partitions: Vec<_> = (offsets.iter().filter(|(place, _)| places.contains(place)))
+                .map(|&(place, offset)| OffsetCommitRequestPartition {
+                    partition_index: place.1,
+                    committed_offset: offset,
+                    committed_leader_epoch: -1,
+                    ..Default::default()
+                })
+                .collect();
+            (!partitions.is_empty()).then(|| OffsetCommitRequestTopic {
+                name: topic.into(),
+                partitions: partitions.into(),
+                ..Default::default()
+            })
+        });
+        let request = OffsetCommitRequest {
+            group_id: self.group.as_str().into(),
+            generation_id_or_member_epoch: self.generation,
+            member_id: self.member.as_str().into(),
+            topics: topics.collect::<Vec<_>>().into(),
+            ..Default::default()
+        };
+        self.coordinator.request(context, 9, 0, false, &request);
+        self.committing = Some(offsets);
+    }
+
+    fn committed(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        let response: OffsetCommitResponse = answer.read()?;
+        let Some(offsets) = self.committing.take() else { return Ok(()) };
+        let mut failed = None;
+        for topic in response.topics.iter() {
+            for partition in topic.partitions.iter() {
+                let named = |(place, _): &&(Place, i64)| {
+                    place.1 == partition.partition_index
+                        && context.history.topic(Uuid(place.0)).is_some_and(|known| known.name == topic.name)
+                };
+                let Some(&(place, offset)) = offsets.iter().find(named) else {
+                    return Err(format!("{}: a commit of what was not asked", self.name));
+                };
+                match partition.error_code {
+                    0 => {
+                        context.history.committed(&self.group, place, offset);
+                        if let Some(owned) = self.owned.get_mut(&place) {
+                            owned.committed = offset;
+                        }
+                    }
+                    _ if !context.history.is_live(Uuid(place.0)) => {
+                        self.owned.remove(&place);
+                    }
+                    3 => {} // the topic is not known yet everywhere
+                    error => failed = Some(error),
+                }
+            }
+        }
+        failed.map_or(Ok(()), |error| self.failed(context, error))
+    }
+
+    fn heartbeat(&mut self, context: &mut Context) {
+        self.next_heartbeat_ns = context.in_ms(1_000, 3_000);
+        if std::mem::replace(&mut self.heartbeat_asked, true) {
+            return;
+        }
+        let request = HeartbeatRequest {
+            group_id: self.group.as_str().into(),
+            generation_id: self.generation,
+            member_id: self.member.as_str().into(),
+            ..Default::default()
+        };
+        self.coordinator.request(context, 4, 0, false, &request);
+    }
+
+    fn leave(&mut self, context: &mut Context) {
+        let member = MemberIdentity { member_id: self.member.as_str().into(), ..Default::default() };
+        let request = LeaveGroupRequest {
+            group_id: self.group.as_str().into(),
+            members: vec![member].into(),
+            ..Default::default()
+        };
+        self.coordinator.request(context, 5, 0, false, &request);
+        self.member.clear();
+        self.generation = -1;
+        self.leave_ns = u64::MAX;
+        self.again(context, Phase::Join);
+    }
+
+    // ---- fetches ----
+
+    fn fetch(&mut self, context: &mut Context) {
+        let topics = self.by_topic().into_iter().map(|(topic, places)| FetchTopic {
+            topic: topic.into(),
+            topic_id: Uuid(places[0].0),
+            partitions: (places.iter())
+                .map(|place| FetchPartition {
+                    partition: place.1,
+                    current_leader_epoch: -1,
+                    fetch_offset: self.owned[place].position,
+                    last_fetched_epoch: -1,
+                    log_start_offset: -1,
+                    partition_max_bytes: 100_000,
+                    ..Default::default()
+                })
+                .collect::<Vec<_>>()
+                .into(),
+        });
+        let request = FetchRequest {
+            replica_id: -1,
+            max_wait_ms: *context.rng.pick(&[0, 50, 500]),
+            min_bytes: *context.rng.pick(&[0, 1, 10_000]),
+            max_bytes: *context.rng.pick(&[1, 5_000, 50 << 20]),
+            session_id: 0,
+            session_epoch: -1,
+            topics: topics.collect::<Vec<_>>().into(),
+            ..Default::default()
+        };
+        let version = *context.rng.pick(&[11, 12, 13, 16, 17]);
+        self.data.request(context, version, self.generation as u64, false, &request);
+        self.fetching = true;
+    }
+
+    fn fetched(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        self.fetching = false;
+        self.next_fetch_ns = context.in_ms(0, 20);
+        if self.phase != Phase::Run || answer.tag != self.generation as u64 {
+            return Ok(());
+        }
+        let response: FetchResponse = answer.read()?;
+        ensure!(response.error_code == 0, "{}: a fetch answers {}", self.name, response.error_code);
+        for topic in response.responses.iter() {
+            for partition in topic.partitions.iter() {
+                let named = |place: &&Place| {
+                    place.1 == partition.partition_index
+                        && (topic.topic_id.0 == place.0 || topic.topic == self.owned[*place].topic)
+                };
+                let Some(&place) = self.owned.keys().find(named) else { continue };
+                let bytes = partition.records.and_then(|records| records.bytes()).unwrap_or_default();
+                match partition.error_code {
+                    0 => self.records(
+                        context,
+                        place,
+                        partition.high_watermark,
+                        partition.log_start_offset,
+                        bytes,
+                    )?,
+                    error => self.fetch_failed(context, place, error, partition.log_start_offset)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn records(
+        &mut self,
+        context: &mut Context,
+        place: Place,
+        high_watermark: i64,
+        log_start: i64,
+        bytes: &[u8],
+    ) -> Verdict {
+        let Some(owned) = self.owned.get_mut(&place) else { return Ok(()) };
+        for (offset, value) in records_of(bytes)? {
+            ensure!(offset < high_watermark, "{}: {place:?} {offset} is beyond {high_watermark}", self.name);
+            if offset < owned.position {
+                continue;
+            }
+            let skipped = offset > owned.position && !owned.reset && owned.position >= log_start;
+            ensure!(!skipped, "poll skip: {} got {place:?} {offset}, {} was next", self.name, owned.position);
+            owned.reset = false;
+            owned.position = offset + 1;
+            context.history.saw(place, offset, value)?;
+        }
+        Ok(())
+    }
+
+    fn fetch_failed(&mut self, context: &mut Context, place: Place, error: i16, log_start: i64) -> Verdict {
+        let live = context.history.is_live(Uuid(place.0));
+        let Some(owned) = self.owned.get_mut(&place) else { return Ok(()) };
+        match error {
+            _ if !live => {
+                self.owned.remove(&place);
+            }
+            1 => {
+                let (start, end) = (context.history.start(place), context.history.known_end(place));
+                let known = owned.position >= start && owned.position <= end;
+                ensure!(
+                    !known,
+                    "{}: {place:?} {} is out of range, {start}..{end} is known",
+                    self.name,
+                    owned.position
+                );
+                owned.position = log_start.max(0);
+                owned.reset = true;
+            }
+            3 | 5 | 6 | 7 | 56 | 100 => self.next_fetch_ns = context.in_ms(10, 200),
+            error => return Err(format!("{}: a fetch of {place:?} answers {error}", self.name)),
+        }
+        Ok(())
+    }
+
+    fn poll_data(&mut self, context: &mut Context) -> Verdict {
+        let polled = self.data.poll(context)?;
+        polled.answers.iter().try_for_each(|answer| self.fetched(context, answer))?;
+        if polled.lost {
+            self.fetching = false;
+        }
+        Ok(())
+    }
+
+    fn poll_coordinator(&mut self, context: &mut Context) -> Verdict {
+        let polled = self.coordinator.poll(context)?;
+        polled.answers.iter().try_for_each(|answer| self.coordinator_answer(context, answer))?;
+        if polled.lost {
+            self.heartbeat_asked = false;
+            self.committing = None;
+            // Whatever was asked is asked again: a member is known by its id, not by its connection.
+            let phase = if self.phase == Phase::Run { Phase::Run } else { Phase::Find };
+            self.again(context, phase);
+        }
+        Ok(())
+    }
+}
+
+impl Client for Consumer {
+    fn step(&mut self, context: &mut Context) -> Verdict {
+        self.poll_coordinator(context)?;
+        self.poll_data(context)?;
+        if !self.coordinator.is_open(context) {
+            return Ok(());
+        }
+        let now = context.now_ns();
+        if self.phase != Phase::Run {
+            if !self.asked && now >= self.retry_ns {
+                self.ask(context);
+            }
+            return Ok(());
+        }
+        if now >= self.next_heartbeat_ns {
+            self.heartbeat(context);
+        }
+        if now >= self.next_commit_ns {
+            self.commit(context);
+        }
+        if self.data.is_open(context) && !self.fetching && now >= self.next_fetch_ns && !self.owned.is_empty()
+        {
+            self.fetch(context);
+        }
+        if now >= self.leave_ns && self.committing.is_none() && !context.finishing {
+            self.leave(context);
+        }
+        Ok(())
+    }
+
+    fn wake_ns(&self) -> u64 {
+        let wires = self.coordinator.wake_ns().min(self.data.wake_ns());
+        let own = match self.phase {
+            Phase::Run => {
+                let fetch =
+                    if self.fetching || self.owned.is_empty() { u64::MAX } else { self.next_fetch_ns };
+                fetch.min(self.next_heartbeat_ns).min(self.next_commit_ns)
+            }
+            _ if self.asked => u64::MAX,
+            _ => self.retry_ns,
+        };
+        let up = self.coordinator.socket().is_some();
+        if up { wires.min(own.max(MILLISECOND_NS)) } else { wires }
+    }
+
+    fn sockets(&self) -> Vec<SocketId> {
+        [self.coordinator.socket(), self.data.socket()].into_iter().flatten().collect()
+    }
+
+    /// It has seen and committed all that is known of its partitions.
+    fn is_done(&self, context: &Context) -> bool {
+        let seen = |(place, owned): (&Place, &Owned)| {
+            !context.history.is_live(Uuid(place.0))
+                || (owned.position >= context.history.known_end(*place)
+                    && owned.committed >= owned.position.min(1))
+        };
+        self.phase == Phase::Run && self.owned.iter().all(seen)
+    }
+
+    fn describe(&self) -> String {
+        let at: Vec<_> =
+            self.owned.iter().map(|(p, o)| (o.topic.as_str(), p.1, o.position, o.committed)).collect();
+        let out = (self.coordinator.unanswered(), self.data.unanswered());
+        format!("{} in {:?}, asked {}, unanswered {out:?}, at {at:?}", self.name, self.phase, self.asked)
+    }
+}
