@@ -19,6 +19,8 @@ mod log_model;
 mod others;
 #[path = "simulation/producer.rs"]
 mod producer;
+#[path = "simulation/shard_sim.rs"]
+mod shard_sim;
 #[path = "simulation/storage_sim.rs"]
 mod storage_sim;
 #[path = "simulation/wire.rs"]
@@ -44,10 +46,17 @@ struct Outcome {
     summary: String,
 }
 
-const PARTS: &[Part] = &[Part { name: "storage", run: storage, seeds: 0, regressions: &[] }];
+const PARTS: &[Part] = &[
+    Part { name: "storage", run: storage, seeds: 0, regressions: &[] },
+    Part { name: "broker", run: broker, seeds: 0, regressions: &[] },
+];
 
 fn storage(seed: u64) -> Result<Outcome, String> {
     storage_sim::run(seed).map(|(hash, counts)| Outcome { hash, summary: format!("{counts:?}") })
+}
+
+fn broker(seed: u64) -> Result<Outcome, String> {
+    shard_sim::run(seed).map(|(hash, counts)| Outcome { hash, summary: format!("{counts:?}") })
 }
 
 #[derive(Debug)]

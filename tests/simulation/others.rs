@@ -196,7 +196,8 @@ impl Garbage {
             0 => return body,
             // A frame too long, or one with a negative length.
             1 => {
-                return [&(*rng.pick(&[i32::MAX, -1, i32::MIN, 200 << 20])).to_be_bytes()[..], &body].concat();
+                return [&(*rng.pick(&[i32::MAX, -1, i32::MIN, 200 << 20])).to_be_bytes()[..], &body]
+                    .concat();
             }
             // Small numbers: counts and lengths that nearly fit.
             2 => body.iter_mut().for_each(|byte| *byte &= 3),

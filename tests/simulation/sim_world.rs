@@ -237,7 +237,8 @@ impl World {
     }
 
     pub fn advance(&mut self, limit_ns: u64) -> bool {
-        let alive = self.drivers.iter().filter(|d| d.alive);
+        // A deadline that has passed is the harness's to act on, or the process is not stepped any more.
+        let alive = self.drivers.iter().filter(|d| d.alive && d.wait_until_ns > self.now_ns);
         let deadline = alive.map(|d| d.wait_until_ns).min().unwrap_or(u64::MAX);
         let moved = self.step_to_next(deadline.min(limit_ns));
         self.run_due();

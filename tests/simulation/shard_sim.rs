@@ -1,0 +1,396 @@
+//! The whole broker on one thread: its shards with their mailboxes step on a simulated machine, Kafka clients come over the
+//! simulated network, and the process ends and comes back in every way. What is right is [`History`]'s business.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ringlog::broker::{Broker, CONTROL_SHARD, Parts, log_config};
+use ringlog::config::{BrokerConfig, Settings};
+use ringlog::io::Io;
+use ringlog::io::buffer::BufferPool;
+use ringlog::metadata::{Embedded, OpenOptions};
+use ringlog::server::connection::Limits;
+use ringlog::server::mailbox::PostOffice;
+use ringlog::server::shard::{Shard, ShardLimits};
+use ringlog::storage::{self, Storage, StorageOptions};
+
+use super::clients::{Client, Context};
+use super::consumer::Consumer;
+use super::history::History;
+use super::log_model::{Verdict, ensure};
+use super::others::{Admin, Garbage, Sleeper, Verifier};
+use super::producer::Producer;
+use super::sim_io::rng::Rng;
+use super::sim_io::sim_disk::DiskFaults;
+use super::sim_io::{Crash, SimIo, SimOptions, SimWaker, SimWorld};
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Virtual time within which a healthy broker must have answered everything.
+const PATIENCE_NS: u64 = 400 * SECOND_NS;
+/// A client acts at most this often by itself.
+const STEP_NS: u64 = 50_000;
+const POOL_BYTES: usize = 48 << 20;
+const ADDRESS: ([u8; 4], u16) = ([10, 0, 0, 1], 9092);
+
+struct Sim {
+    context: Context,
+    config: Arc<BrokerConfig>,
+    dirs: Vec<PathBuf>,
+    shards: Vec<Shard<SimIo>>,
+    pools: Vec<BufferPool>,
+    clients: Vec<Box<dyn Client>>,
+    wakes: Vec<u64>,
+    lives: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    pub lives: u32,
+    pub power_cuts: u32,
+    pub topics: usize,
+    pub acks: u64,
+    pub reads: u64,
+    pub commits: u64,
+    pub seconds: u64,
+}
+
+/// One run. Answers the trace hash, or what went wrong.
+pub fn run(seed: u64) -> Result<(u64, Counts), String> {
+    let mut rng = Rng::new(seed ^ 0x0b10_cb10);
+    let mut options = SimOptions::default();
+    options.net.split = *rng.pick(&[0.0, 0.1, 0.5]);
+    options.net.reset = *rng.pick(&[0.0, 0.0, 0.001]);
+    options.net.delay_max_ns = *rng.pick(&[50_000, 200_000, 5_000_000]);
+    let world = SimWorld::new(seed, options);
+    world.set_cooperative(true);
+    let dirs: Vec<PathBuf> =
+        (0..rng.range(1, 2)).map(|at| PathBuf::from(format!("/disk{at}/data"))).collect();
+    for dir in &dirs {
+        world.add_disk(dir.parent().ok_or("a mount")?);
+        world.create_dir_all(dir);
+    }
+    let context = Context {
+        world,
+        address: SocketAddr::from(ADDRESS),
+        rng: rng.fork(),
+        history: History::default(),
+        finishing: false,
+        troubled: false,
+    };
+    let config = Arc::new(configure(&mut rng, &dirs)?);
+    let (shards, pools, clients, wakes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut sim = Sim { context, config, dirs, shards, pools, clients, wakes, lives: 0 };
+    sim.add_clients(&mut rng);
+    sim.run()?;
+    let history = &sim.context.history;
+    let counts = Counts {
+        lives: sim.lives,
+        power_cuts: history.power_cuts,
+        topics: history.topics.len(),
+        acks: history.acks,
+        reads: history.reads,
+        commits: history.commits,
+        seconds: sim.context.now_ns() / SECOND_NS,
+    };
+    Ok((sim.context.world.trace_hash(), counts))
+}
+
+fn configure(rng: &mut Rng, dirs: &[PathBuf]) -> Result<BrokerConfig, String> {
+    let mut settings = Settings::new();
+    let names: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+    settings.add_set(&format!("log.dirs={}", names.join(",")));
+    settings.add_set("listeners=PLAINTEXT://10.0.0.1:9092");
+    settings.add_set("offsets.topic.num.partitions=3");
+    settings.add_set("auto.create.topics.enable=false");
+    settings.add_set(&format!("group.initial.rebalance.delay.ms={}", rng.pick(&[0, 500, 3000])));
+    let (config, _) = settings.resolve().map_err(|error| format!("configuration: {error}"))?;
+    Ok(config)
+}
+
+impl Sim {
+    fn add_clients(&mut self, rng: &mut Rng) {
+        self.clients.push(Box::new(Admin::new(rng.range(1, 5) as u32)));
+        for number in 0..rng.range(1, 3) {
+            let in_flight_max = rng.range(1, 5) as usize;
+            let idempotent = rng.chance(0.6);
+            let acks = *rng.pick(&[0, 1, -1]);
+            self.clients.push(Box::new(Producer::new(number + 1, idempotent, acks, in_flight_max)));
+        }
+        for number in 0..rng.below(4) {
+            let group = format!("group-{}", rng.below(2));
+            self.clients.push(Box::new(Consumer::new(&group, number)));
+        }
+        if rng.chance(0.5) {
+            self.clients.push(Box::new(Garbage::new()));
+        }
+        if rng.chance(0.3) {
+            self.clients.push(Box::new(Sleeper::new()));
+        }
+        self.wakes = vec![0; self.clients.len()];
+    }
+
+    fn run(&mut self) -> Verdict {
+        self.start()?;
+        for _ in 0..self.context.rng.range(1, 4) {
+            self.make_trouble();
+            let until = self.context.in_ms(10, 15_000);
+            self.run_until(until)?;
+            self.end_life()?;
+            self.start()?;
+        }
+        self.context.finishing = true;
+        self.finish()?;
+        self.clients.push(Box::new(Verifier::new()));
+        self.wakes.push(0);
+        self.finish()
+    }
+
+    // ---- lives ----
+
+    fn start(&mut self) -> Verdict {
+        self.lives += 1;
+        self.heal();
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            if self.lives > 1 && attempts < 3 && self.context.rng.chance(0.2) {
+                let ops = self.context.rng.below(300);
+                self.context.world.hang_after_ops(Some(ops));
+            }
+            match self.try_start() {
+                Ok(()) if !self.context.world.hangs() => {
+                    self.context.world.hang_after_ops(None);
+                    return Ok(());
+                }
+                Err(error) if !self.context.world.hangs() => return Err(error),
+                _ => {}
+            }
+            let crash = if self.context.rng.chance(0.5) { Crash::Power } else { Crash::Kill };
+            self.crash(crash);
+        }
+    }
+
+    fn try_start(&mut self) -> Verdict {
+        let count = self.context.rng.range(1, 2) as usize;
+        let post = PostOffice::new(count);
+        let mut ios: Vec<SimIo> = (0..count).map(|_| self.context.world.driver()).collect();
+        let (opened, recovered) = self.recover(&mut ios[CONTROL_SHARD])?;
+        ensure!(recovered.failed_dirs.is_empty() || self.context.world.hangs(), "recovery: {recovered:?}");
+        let dir_ids: Vec<_> = opened.directories.iter().map(|directory| directory.id).collect();
+        let seed = u128::from(self.context.rng.next());
+        let mut metadata = Some(opened.embedded);
+        for (shard, mut io) in ios.into_iter().enumerate() {
+            let pool = BufferPool::new(POOL_BYTES);
+            let storage = Storage::open(&mut io, self.storage_options(shard, &pool)).map_err(text)?;
+            let parts = Parts {
+                shard,
+                shards: count,
+                config: self.config.clone(),
+                image: opened.image.clone(),
+                dir_ids: dir_ids.clone(),
+                endpoints: vec![("10.0.0.1".to_string(), 9092)],
+                storage,
+                metadata: metadata.take(),
+                seed: seed.wrapping_add(shard as u128),
+            };
+            let broker = Broker::open(&mut io, parts).map_err(text)?;
+            let (handle, _) = io.listen(self.context.address, count > 1).map_err(text)?;
+            let mut shard = Shard::new(io, broker, post.mailbox(shard), vec![(handle, 0)], limits());
+            let own = shard.io.id();
+            for (at, other) in self.shards.iter_mut().enumerate() {
+                shard.set_waker(at, SimWaker(other.io.id()));
+                let of_new = self.pools.len();
+                other.set_waker(of_new, SimWaker(own));
+            }
+            shard.set_waker(self.pools.len(), SimWaker(own));
+            self.shards.push(shard);
+            self.pools.push(pool);
+        }
+        Ok(())
+    }
+
+    fn recover(
+        &self,
+        io: &mut SimIo,
+    ) -> Result<(ringlog::metadata::Opened, storage::RecoveryReport), String> {
+        storage::lock_dirs(io, &self.dirs).map_err(text)?;
+        let open = OpenOptions {
+            log_dirs: self.dirs.clone(),
+            node_id: self.config.configured_node_id(),
+            cluster_id: self.config.cluster_id.clone(),
+        };
+        let opened = Embedded::open(io, &open).map_err(text)?;
+        let image = opened.image.clone();
+        let topics = |id| {
+            let topic = image.topic_by_id(id)?;
+            Some((topic.name.clone(), log_config(&self.config.topic_config(&topic.configs))))
+        };
+        let report = storage::recover(io, &self.dirs, &topics).map_err(text)?;
+        Ok((opened, report))
+    }
+
+    fn storage_options(&mut self, shard: usize, pool: &BufferPool) -> StorageOptions {
+        let rng = &mut self.context.rng;
+        let mut options = StorageOptions::new(shard as u32, self.dirs.clone(), pool.clone());
+        options.journal_file_bytes = 4096 << rng.range(6, 9);
+        options.journal_max_bytes = options.journal_file_bytes * rng.range(4, 16);
+        options.flush_interval_ms = *rng.pick(&[50, 500, 5000]);
+        options
+    }
+
+    fn make_trouble(&mut self) {
+        self.context.troubled = true;
+        let dir = self.dirs[self.context.rng.index(self.dirs.len())].clone();
+        match self.context.rng.below(8) {
+            0 => {
+                let more = self.context.rng.below(4 << 20);
+                self.context.world.with_disk(&dir, |disk| disk.capacity_bytes = disk.used_bytes() + more);
+            }
+            1 => {
+                let faults = DiskFaults { write: 0.005, sync: 0.005, read: 0.005, ..DiskFaults::default() };
+                self.context.world.with_disk(&dir, |disk| disk.faults = faults);
+            }
+            2 => {
+                let ops = self.context.rng.below(2_000);
+                self.context.world.hang_after_ops(Some(ops));
+            }
+            _ => {
+                let slow = if self.context.rng.chance(0.2) { 0.05 } else { 0.0 };
+                let faults = DiskFaults { slow, slow_max_ns: 2 * SECOND_NS, ..DiskFaults::default() };
+                self.context.world.with_disk(&dir, |disk| disk.faults = faults);
+                self.context.troubled = false;
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        self.context.world.hang_after_ops(None);
+        for dir in &self.dirs {
+            self.context.world.with_disk(dir, |disk| {
+                disk.capacity_bytes = u64::MAX;
+                disk.faults = DiskFaults::default();
+            });
+        }
+        self.context.troubled = false;
+    }
+
+    fn end_life(&mut self) -> Verdict {
+        if !self.context.troubled && self.context.rng.chance(0.3) {
+            self.stop()?;
+            self.crash(Crash::Kill);
+            return Ok(());
+        }
+        let crash = if self.context.rng.chance(0.5) { Crash::Power } else { Crash::Kill };
+        self.crash(crash);
+        Ok(())
+    }
+
+    fn crash(&mut self, crash: Crash) {
+        let drivers: Vec<usize> = self.shards.iter().map(|shard| shard.io.id()).collect();
+        self.context.world.crash(&drivers, crash);
+        self.shards.clear();
+        self.pools.clear();
+        if crash == Crash::Power {
+            self.context.history.power_cut();
+        }
+        // The machine takes a while to come back.
+        let back = self.context.in_ms(1, 3_000);
+        while self.context.now_ns() < back {
+            self.context.world.advance(back);
+        }
+    }
+
+    fn stop(&mut self) -> Verdict {
+        for shard in &mut self.shards {
+            shard.begin_stop();
+        }
+        let patience = self.context.now_ns() + PATIENCE_NS;
+        while self.shards.iter().any(|shard| !shard.is_stopped()) {
+            ensure!(self.context.now_ns() < patience, "a clean stop hangs");
+            self.round(patience)?;
+        }
+        Ok(())
+    }
+
+    /// Without trouble every client gets done.
+    fn finish(&mut self) -> Verdict {
+        let patience = self.context.now_ns() + PATIENCE_NS;
+        loop {
+            let until = self.context.now_ns() + SECOND_NS;
+            self.run_until(until)?;
+            let waiting: Vec<String> = (self.clients.iter())
+                .filter(|client| !client.is_done(&self.context))
+                .map(|client| client.describe())
+                .collect();
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            ensure!(self.context.now_ns() < patience, "never done: {waiting:#?}");
+        }
+    }
+
+    // ---- steps ----
+
+    fn run_until(&mut self, until_ns: u64) -> Verdict {
+        while self.context.now_ns() < until_ns && !self.context.world.hangs() {
+            self.round(until_ns)?;
+        }
+        Ok(())
+    }
+
+    /// Steps whoever can go on; when nobody can, time moves on.
+    fn round(&mut self, until_ns: u64) -> Verdict {
+        let mut stepped = false;
+        let first = self.context.rng.index(self.shards.len().max(1));
+        for at in 0..self.shards.len() {
+            let at = (first + at) % self.shards.len();
+            let shard = &mut self.shards[at];
+            let stopped = shard.is_stopped();
+            if !stopped && self.context.world.runnable(shard.io.id()) {
+                shard.turn(u64::MAX);
+                stepped = true;
+            }
+        }
+        for pool in &self.pools {
+            ensure!(pool.used_bytes() <= pool.max_bytes(), "{} bytes of buffers", pool.used_bytes());
+        }
+        stepped |= self.step_clients()?;
+        if !stepped {
+            let next = self.wakes.iter().copied().min().unwrap_or(u64::MAX).max(self.context.now_ns() + 1);
+            self.context.world.advance(until_ns.min(next));
+        }
+        Ok(())
+    }
+
+    fn step_clients(&mut self) -> Result<bool, String> {
+        let mut active = Vec::new();
+        while let Some(socket) = self.context.world.next_active_client() {
+            active.push(socket);
+        }
+        let mut stepped = false;
+        for at in 0..self.clients.len() {
+            let client = &mut self.clients[at];
+            let called = !active.is_empty() && client.sockets().iter().any(|socket| active.contains(socket));
+            if called || self.wakes[at] <= self.context.now_ns() {
+                client.step(&mut self.context)?;
+                self.wakes[at] = client.wake_ns().max(self.context.now_ns() + STEP_NS);
+                stepped = true;
+            }
+        }
+        Ok(stepped)
+    }
+}
+
+fn limits() -> ShardLimits {
+    ShardLimits {
+        connections_max: 100,
+        connection: Limits { in_flight_max: 5, frame_bytes_max: 100 << 20 },
+        input_bytes_max: 32 << 20,
+        idle_ns: 600 * SECOND_NS,
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
