@@ -173,9 +173,11 @@ impl Sim {
 
     fn try_start(&mut self) -> Verdict {
         let count = self.context.rng.range(1, 2) as usize;
+        let spare = BufferPool::new(POOL_BYTES);
+        let recovery = self.storage_options(0, &spare);
         let post = PostOffice::new(count);
         let mut ios: Vec<SimIo> = (0..count).map(|_| self.context.world.driver()).collect();
-        let (opened, recovered) = self.recover(&mut ios[CONTROL_SHARD])?;
+        let (opened, recovered) = self.recover(&mut ios[CONTROL_SHARD], &recovery)?;
         ensure!(recovered.failed_dirs.is_empty() || self.context.world.hangs(), "recovery: {recovered:?}");
         let dir_ids: Vec<_> = opened.directories.iter().map(|directory| directory.id).collect();
         let seed = u128::from(self.context.rng.next());
@@ -213,6 +215,7 @@ impl Sim {
     fn recover(
         &self,
         io: &mut SimIo,
+        options: &StorageOptions,
     ) -> Result<(ringlog::metadata::Opened, storage::RecoveryReport), String> {
         storage::lock_dirs(io, &self.dirs).map_err(text)?;
         let open = OpenOptions {
@@ -226,7 +229,7 @@ impl Sim {
             let topic = image.topic_by_id(id)?;
             Some((topic.name.clone(), log_config(&self.config.topic_config(&topic.configs))))
         };
-        let report = storage::recover(io, &self.dirs, &topics).map_err(text)?;
+        let report = storage::recover(io, options, &topics).map_err(text)?;
         Ok((opened, report))
     }
 

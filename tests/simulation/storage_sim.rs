@@ -180,8 +180,14 @@ impl Sim {
             .collect();
         let find = |id: Uuid| topics.get(&id.0).cloned();
         let mut ios: Vec<SimIo> = (0..count).map(|_| self.world.driver()).collect();
-        let recovered = storage::recover(&mut ios[0], &self.dirs, &find);
+        let spare = BufferPool::new(POOL_BYTES);
+        let options = self.options(0, &spare);
+        storage::lock_dirs(&mut ios[0], &self.dirs).map_err(|error| format!("locks: {error}"))?;
+        let recovered = storage::recover(&mut ios[0], &options, &find);
         let report = recovered.map_err(|error| format!("recovery: {error}"))?;
+        if self.world.hangs() {
+            return Err("hangs".into());
+        }
         ensure!(report.failed_dirs.is_empty() || self.world.hangs(), "recovery: {report:?}");
         let unclean = end.is_some() || report.clean;
         ensure!(unclean || self.world.hangs(), "a clean stop was not seen as one: {report:?}");
