@@ -13,6 +13,8 @@ pub struct BatchModel {
     pub level: AckLevel,
     pub timestamps: Vec<i64>,
     pub producer: Option<Sequence>,
+    /// The process that appended it, counted from the first.
+    pub life: u64,
 }
 
 /// Where a batch stands in the stream of an idempotent producer.
@@ -175,11 +177,17 @@ impl LogModel {
             Some(Crash::Power) => self.durable,
         };
         let (tp, appended) = (self.tp.clone(), self.end());
-        ensure!(end >= least, "{tp}: lost {end}..{least} by {crash:?}, {appended} was the end");
+        ensure!(
+            end >= least,
+            "{tp}: lost {end}..{least} by {crash:?}, {start}..{end} is left of ..{appended}"
+        );
         ensure!(end <= appended, "{tp}: {end} is the end after {crash:?}, only {appended} was appended");
         ensure!(high_watermark == end, "{tp}: high watermark {high_watermark}, end {end} after {crash:?}");
         let aligned = end == 0 || self.batches.iter().any(|batch| batch.last + 1 == end) || end == start;
-        ensure!(aligned, "{tp}: half a batch survived, the end is {end}");
+        ensure!(
+            aligned,
+            "{tp}: half a batch survived {crash:?}, the log is {start}..{end}, it was ..{appended}"
+        );
         self.check_start(start, end)?;
         ensure!(start <= end, "{tp}: start {start} beyond the end {end}");
         self.batches.retain(|batch| batch.last < end);

@@ -166,6 +166,7 @@ impl Sim {
                 Err(error) if !self.context.world.hangs() => return Err(error),
                 _ => {}
             }
+            self.context.world.hang_after_ops(None);
             let crash = if self.context.rng.chance(0.5) { Crash::Power } else { Crash::Kill };
             self.crash(crash);
         }
@@ -173,11 +174,9 @@ impl Sim {
 
     fn try_start(&mut self) -> Verdict {
         let count = self.context.rng.range(1, 2) as usize;
-        let spare = BufferPool::new(POOL_BYTES);
-        let recovery = self.storage_options(0, &spare);
         let post = PostOffice::new(count);
         let mut ios: Vec<SimIo> = (0..count).map(|_| self.context.world.driver()).collect();
-        let (opened, recovered) = self.recover(&mut ios[CONTROL_SHARD], &recovery)?;
+        let (opened, recovered) = self.recover(&mut ios[CONTROL_SHARD])?;
         ensure!(recovered.failed_dirs.is_empty() || self.context.world.hangs(), "recovery: {recovered:?}");
         let dir_ids: Vec<_> = opened.directories.iter().map(|directory| directory.id).collect();
         let seed = u128::from(self.context.rng.next());
@@ -215,7 +214,6 @@ impl Sim {
     fn recover(
         &self,
         io: &mut SimIo,
-        options: &StorageOptions,
     ) -> Result<(ringlog::metadata::Opened, storage::RecoveryReport), String> {
         storage::lock_dirs(io, &self.dirs).map_err(text)?;
         let open = OpenOptions {
@@ -229,7 +227,7 @@ impl Sim {
             let topic = image.topic_by_id(id)?;
             Some((topic.name.clone(), log_config(&self.config.topic_config(&topic.configs))))
         };
-        let report = storage::recover(io, options, &topics).map_err(text)?;
+        let report = storage::recover(io, &self.dirs, &topics).map_err(text)?;
         Ok((opened, report))
     }
 

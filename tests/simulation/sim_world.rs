@@ -706,7 +706,6 @@ impl World {
     pub fn crash(&mut self, drivers: &[usize], crash: Crash) {
         for &driver in drivers {
             if std::mem::take(&mut self.drivers[driver].alive) {
-                self.hang_after_ops = None;
                 self.end_process(driver, crash);
             }
         }

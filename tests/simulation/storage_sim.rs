@@ -38,6 +38,42 @@ struct Sim {
     troubled: bool,
     failed_dirs: Vec<bool>,
     counts: Counts,
+    features: Features,
+}
+
+/// What this run does beside appending and reading: a few things at a time find more than everything at once, and say
+/// more about what they found.
+#[derive(Clone, Copy, Debug)]
+struct Features {
+    power_cuts: bool,
+    faults: bool,
+    hangs: bool,
+    retention: bool,
+    delete_records: bool,
+    delete_logs: bool,
+    /// A deleted topic's name is used again.
+    reuse_names: bool,
+    wall_jumps: bool,
+    small_segments: bool,
+    idempotence: bool,
+}
+
+impl Features {
+    fn draw(rng: &mut Rng) -> Features {
+        let mut flip = || rng.chance(0.5);
+        Features {
+            power_cuts: flip(),
+            faults: flip(),
+            hangs: flip(),
+            retention: flip(),
+            delete_records: flip(),
+            delete_logs: flip(),
+            reuse_names: flip(),
+            wall_jumps: flip(),
+            small_segments: flip(),
+            idempotence: flip(),
+        }
+    }
 }
 
 struct Shard {
@@ -80,6 +116,7 @@ pub struct Counts {
 /// One run. Answers the trace hash, or what went wrong.
 pub fn run(seed: u64) -> Result<(u64, Counts), String> {
     let mut rng = Rng::new(seed ^ 0x5705_a6e0);
+    let features = Features::draw(&mut rng);
     let mut options = SimOptions::default();
     if rng.chance(0.3) {
         options.sync_ns = (1_000_000, 50_000_000);
@@ -106,8 +143,9 @@ pub fn run(seed: u64) -> Result<(u64, Counts), String> {
         troubled: false,
         failed_dirs,
         counts: Counts::default(),
+        features,
     };
-    sim.run()?;
+    sim.run().map_err(|error| format!("{error}\n  {:?}\n  {:?}", sim.features, sim.counts))?;
     Ok((sim.world.trace_hash(), sim.counts))
 }
 
@@ -154,7 +192,7 @@ impl Sim {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            if !first && attempts < 4 && self.rng.chance(0.3) {
+            if self.features.hangs && !first && attempts < 4 && self.rng.chance(0.3) {
                 let ops = self.rng.below(200);
                 self.world.hang_after_ops(Some(ops));
             }
@@ -167,7 +205,8 @@ impl Sim {
                 Err(_) if self.world.hangs() => {}
                 Err(error) => return Err(error),
             }
-            let worse = if self.rng.chance(0.5) { Crash::Power } else { Crash::Kill };
+            self.world.hang_after_ops(None);
+            let worse = self.draw_crash();
             self.crash(worse);
             end = if end == Some(Crash::Power) { end } else { Some(worse) };
         }
@@ -180,10 +219,8 @@ impl Sim {
             .collect();
         let find = |id: Uuid| topics.get(&id.0).cloned();
         let mut ios: Vec<SimIo> = (0..count).map(|_| self.world.driver()).collect();
-        let spare = BufferPool::new(POOL_BYTES);
-        let options = self.options(0, &spare);
         storage::lock_dirs(&mut ios[0], &self.dirs).map_err(|error| format!("locks: {error}"))?;
-        let recovered = storage::recover(&mut ios[0], &options, &find);
+        let recovered = storage::recover(&mut ios[0], &self.dirs, &find);
         let report = recovered.map_err(|error| format!("recovery: {error}"))?;
         if self.world.hangs() {
             return Err("hangs".into());
@@ -223,7 +260,10 @@ impl Sim {
             self.counts.survivors += log.model.batches.len() as u64;
         }
         for at in 0..self.logs.len() {
-            self.read_whole(at)?;
+            // Otherwise all reads of this life would find warm caches.
+            if self.rng.chance(0.5) {
+                self.read_whole(at)?;
+            }
         }
         Ok(())
     }
@@ -293,12 +333,12 @@ impl Sim {
     fn make_trouble(&mut self) {
         self.troubled = true;
         match self.rng.below(8) {
-            0 => {
+            0 if self.features.faults => {
                 let dir = self.rng.index(self.dirs.len());
                 let more = self.rng.below(2 << 20);
                 self.world.with_disk(&self.dirs[dir], |disk| disk.capacity_bytes = disk.used_bytes() + more);
             }
-            1 => {
+            1 if self.features.faults => {
                 let dir = self.rng.index(self.dirs.len());
                 let mut one = || if self.rng.chance(0.5) { 0.02 } else { 0.0 };
                 let (open, read, write) = (one(), one(), one());
@@ -306,7 +346,7 @@ impl Sim {
                 let faults = DiskFaults { open, read, write, sync, other, ..DiskFaults::default() };
                 self.world.with_disk(&self.dirs[dir], |disk| disk.faults = faults);
             }
-            2 => {
+            2 if self.features.hangs => {
                 let ops = self.rng.below(400);
                 self.world.hang_after_ops(Some(ops));
             }
@@ -338,14 +378,21 @@ impl Sim {
             self.shards.clear();
             return Ok(None);
         }
-        let crash = if self.rng.chance(0.5) { Crash::Power } else { Crash::Kill };
+        let crash = self.draw_crash();
         self.crash(crash);
         Ok(Some(crash))
+    }
+
+    fn draw_crash(&mut self) -> Crash {
+        if self.features.power_cuts && self.rng.chance(0.5) { Crash::Power } else { Crash::Kill }
     }
 
     fn crash(&mut self, crash: Crash) {
         let drivers: Vec<usize> = self.shards.iter().map(|shard| shard.io.id()).collect();
         self.world.crash(&drivers, crash);
+        if std::env::var_os("RINGLOG_SIM_TRACE").is_some() {
+            eprintln!("==== {crash:?}");
+        }
         for shard in self.shards.drain(..) {
             let Shard { io, storage, pool, .. } = shard;
             drop((storage, io));
@@ -365,7 +412,8 @@ impl Sim {
             }
         }
         self.logs.iter_mut().for_each(|log| log.id = None);
-        Ok(())
+        let marked = storage::mark_clean(&mut self.shards[0].io, &self.dirs);
+        marked.map_err(|error| format!("mark of the clean stop: {error}"))
     }
 
     /// Without trouble everything appended is told, and every read is answered.
@@ -398,7 +446,7 @@ impl Sim {
             }
             self.turn(shard)?;
         }
-        if self.rng.chance(0.01) {
+        if self.features.wall_jumps && self.rng.chance(0.01) {
             let by = self.rng.range(1, 7_200_000) as i64;
             self.world.jump_wall_ms(if self.rng.chance(0.5) { by } else { -by });
         }
@@ -504,8 +552,8 @@ impl Sim {
             0..60 => self.append(at),
             60..85 => self.read_somewhere(at),
             85..90 => self.look_up(at),
-            90..93 => self.delete_records(at),
-            93..94 => self.delete_log(at),
+            90..93 if self.features.delete_records => self.delete_records(at),
+            93..94 if self.features.delete_logs => self.delete_log(at),
             94..96 => {
                 let config = self.config();
                 self.logs[at].model.set_config(config.clone());
@@ -519,7 +567,7 @@ impl Sim {
 
     fn config(&mut self) -> LogConfig {
         let mut config = LogConfig {
-            segment_bytes: 1 << self.rng.range(12, 20),
+            segment_bytes: 1 << if self.features.small_segments { self.rng.range(12, 18) } else { 20 },
             segment_index_bytes: *self.rng.pick(&[64, 1024, 10 << 20]),
             index_interval_bytes: *self.rng.pick(&[1, 512, 4096]),
             segment_ms: *self.rng.pick(&[1000, 60_000, 604_800_000]),
@@ -527,10 +575,10 @@ impl Sim {
             retention_ms: -1,
             ..LogConfig::default()
         };
-        if self.rng.chance(0.3) {
+        if self.features.retention && self.rng.chance(0.3) {
             config.retention_bytes = self.rng.below(200_000) as i64;
         }
-        if self.rng.chance(0.3) {
+        if self.features.retention && self.rng.chance(0.3) {
             config.retention_ms = *self.rng.pick(&[100, 10_000, 3_600_000]);
         }
         config
@@ -544,7 +592,7 @@ impl Sim {
         let reuse = self.logs.iter().find(|log| log.deleted).map(|log| log.model.tp.topic.clone());
         let taken = |name: &str| self.logs.iter().any(|l| !l.deleted && l.model.tp.topic.as_ref() == name);
         let topic = match reuse.filter(|name| !taken(name)) {
-            Some(name) if self.rng.chance(0.5) => name,
+            Some(name) if self.features.reuse_names => name,
             _ => Arc::from(format!("t{}", self.next_topic)),
         };
         self.next_topic += 1;
@@ -600,7 +648,8 @@ impl Sim {
     }
 
     fn append(&mut self, at: usize) -> Verdict {
-        let producer = self.rng.chance(0.5).then(|| self.producer(at));
+        let idempotent = self.features.idempotence && self.rng.chance(0.5);
+        let producer = idempotent.then(|| self.producer(at));
         let (bytes, timestamps) = self.batch(producer);
         let level = match producer {
             Some(_) => AckLevel::Durable,
@@ -654,7 +703,7 @@ impl Sim {
         });
         self.counts.appends += 1;
         let (base, last) = (appended.base_offset, appended.last_offset);
-        model.appended(BatchModel { base, last, bytes, level, timestamps, producer })
+        model.appended(BatchModel { base, last, bytes, level, timestamps, producer, life: self.counts.lives })
     }
 
     fn refused(&mut self, at: usize, error: AppendError, len: usize) -> Verdict {
@@ -683,11 +732,12 @@ impl Sim {
         }
         let chosen = *self.rng.pick(&recent);
         let Some(sequence) = chosen.producer else { return Ok(()) };
-        // Kafka remembers the last five batches of a producer.
+        // Kafka remembers the last five batches of a producer, its snapshots the last one only.
         let newer = model.batches.iter().filter(|b| {
             b.base > chosen.base && b.producer.is_some_and(|p| p.producer_id == sequence.producer_id)
         });
-        let forgotten = newer.count() >= 5;
+        let newer = newer.count();
+        let forgotten = newer >= 5 || (newer > 0 && chosen.life != self.counts.lives);
         let (base, last, bytes) = (chosen.base, chosen.last, chosen.bytes.clone());
         let gap = self.rng.chance(0.2);
         let bytes = if gap {
@@ -707,14 +757,14 @@ impl Sim {
         let answer = storage.append(io, id, &bytes, options);
         self.counts.duplicates += 1;
         match answer {
-            Ok(appended) if !gap && !forgotten => {
+            Ok(appended) if !gap => {
                 let same = (appended.base_offset, appended.last_offset) == (base, last);
                 ensure!(appended.duplicate && same, "a batch sent again at {base} gives {appended:?}");
                 Ok(())
             }
             Err(AppendError::OutOfOrderSequence) if gap => Ok(()),
             Err(AppendError::DuplicateSequence | AppendError::OutOfOrderSequence) if forgotten => Ok(()),
-            Err(AppendError::Busy) => Ok(()),
+            Err(AppendError::Busy | AppendError::TooLarge) => Ok(()),
             Err(AppendError::Offline | AppendError::NoSpace) if self.troubled || self.world.hangs() => Ok(()),
             other => Err(format!("{sequence:?} sent again at {base}, gap {gap}: {other:?}")),
         }
