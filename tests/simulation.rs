@@ -56,7 +56,7 @@ fn storage(seed: u64) -> Result<Outcome, String> {
 }
 
 fn broker(seed: u64) -> Result<Outcome, String> {
-    shard_sim::run(seed).map(|(hash, counts)| Outcome { hash, summary: format!("{counts:?}") })
+    shard_sim::run(seed).map(|(hash, counts)| Outcome { hash, summary: counts.summary() })
 }
 
 #[derive(Debug)]

@@ -516,11 +516,11 @@ impl Consumer {
                 self.owned.remove(&place);
             }
             1 => {
-                let (start, end) = (context.history.start(place), context.history.known_end(place));
-                let known = owned.position >= start && owned.position <= end;
+                let end = context.history.known_end(place);
+                let known = owned.position <= end;
                 ensure!(
                     !known,
-                    "{}: {place:?} {} is out of range, {start}..{end} is known",
+                    "{}: {place:?} {} is out of range, the log reaches {end}",
                     self.name,
                     owned.position
                 );

@@ -41,8 +41,6 @@ pub struct History {
     acked: BTreeMap<Place, BTreeMap<i64, (u64, Ack)>>,
     seen: BTreeMap<Place, BTreeMap<i64, u64>>,
     committed: BTreeMap<(String, Place), i64>,
-    /// Log starts as deletes of records moved them.
-    starts: BTreeMap<Place, i64>,
     pub power_cuts: u32,
     pub acks: u64,
     pub reads: u64,
@@ -116,16 +114,6 @@ impl History {
         let acked =
             self.acked.get(&place).and_then(|acked| acked.last_key_value()).map(|(offset, _)| offset + 1);
         seen.max(acked).unwrap_or(0)
-    }
-
-    /// Records below `start` may go away.
-    pub fn deleting(&mut self, place: Place, start: i64) {
-        let known = self.starts.entry(place).or_default();
-        *known = (*known).max(start);
-    }
-
-    pub fn start(&self, place: Place) -> i64 {
-        self.starts.get(&place).copied().unwrap_or(0)
     }
 
     pub fn committed(&mut self, group: &str, place: Place, offset: i64) {

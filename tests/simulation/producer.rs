@@ -306,8 +306,7 @@ impl Client for Producer {
         }
         if self.idempotent && self.id.is_none() {
             if !std::mem::replace(&mut self.id_asked, true) {
-                let request =
-                    InitProducerIdRequest { producer_id: -1, producer_epoch: -1, ..Default::default() };
+                let request = InitProducerIdRequest { transactional_id: None, ..Default::default() };
                 self.wire.request(context, 4, 0, false, &request);
             }
         } else if context.now_ns() >= self.next_send_ns && self.requests.len() < self.in_flight_max {

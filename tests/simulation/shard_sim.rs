@@ -55,6 +55,15 @@ pub struct Counts {
     pub seconds: u64,
 }
 
+impl Counts {
+    pub fn summary(&self) -> String {
+        let Counts { lives, power_cuts, topics, acks, reads, commits, seconds } = self;
+        format!(
+            "{lives} lives, {power_cuts} power cuts, {topics} topics, {acks} acks, {reads} reads, {commits} commits, {seconds} s"
+        )
+    }
+}
+
 /// One run. Answers the trace hash, or what went wrong.
 pub fn run(seed: u64) -> Result<(u64, Counts), String> {
     let mut rng = Rng::new(seed ^ 0x0b10_cb10);

@@ -286,8 +286,9 @@ impl Sim {
             let range = ReadRange { offset, end_offset: end, max_bytes, at_least_one: true };
             let bytes = self.read_now(at, range)?;
             if bytes.is_empty() {
-                let Shard { storage, .. } = &self.shards[shard];
-                offset = storage.log_start_offset(id).unwrap_or(0);
+                let start = self.shards[shard].storage.log_start_offset(id).unwrap_or(end);
+                ensure!(start > offset, "{}: a read at {offset} gives nothing", self.logs[at].model.tp);
+                offset = start;
                 continue;
             }
             let whole: usize = batch::batches(&bytes).flatten().map(|b| b.bytes().len()).sum();
@@ -323,7 +324,7 @@ impl Sim {
                         self.logs[at].model.tp
                     );
                 }
-                // Retention has been here meanwhile.
+                // Retention was faster.
                 Err(ReadError::OutOfRange) if range.offset < start => return Ok(Vec::new()),
                 Err(error) => return Err(format!("{}: {range:?}: {error}", self.logs[at].model.tp)),
             }
