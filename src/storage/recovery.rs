@@ -61,6 +61,9 @@ pub fn recover(
             report.failed_dirs.push((index, error.to_string()));
         }
     }
+    for line in &report.cut {
+        tracing::info!("recovery: {line}");
+    }
     for line in &report.dropped {
         tracing::warn!("recovery: {line}");
     }
@@ -167,7 +170,7 @@ impl Recovery<'_> {
             let Some(mut log) = load(io, &options)? else { continue };
             self.report.logs_checked += 1;
             self.report.bytes_checked += log.bytes_checked;
-            self.report.dropped.append(&mut log.dropped);
+            self.report.cut.append(&mut log.dropped);
             let tp = TopicPartition { topic: topic.as_str().into(), topic_id: key.0, partition: key.1 };
             self.logs.insert(*key, Replay::new(log, tp, config, true));
         }

@@ -541,7 +541,7 @@ impl Storage {
         for file in home.journal.next_sync().unwrap_or_default() {
             io.submit(Op::Sync { file, data_only: true }, token(KIND_JOURNAL_SYNC, dir, 0));
         }
-        if home.journal.wants_file() && !self.stopping {
+        if home.journal.wants_file() && matches!(self.stop, StopPhase::Running | StopPhase::Draining) {
             let path = home.journal_path.join(home.journal.request_file());
             let mut steps = VecDeque::new();
             sync_dir(&mut steps, &home.journal_path);

@@ -285,6 +285,8 @@ pub struct RecoveryReport {
     pub journal_blocks: u64,
     pub batches_replayed: u64,
     pub bytes_replayed: u64,
+    /// Segments that were cut back, as a crash leaves them; the journal follows with what was acknowledged.
+    pub cut: Vec<String>,
     /// What was lost or left out, and why, one line each.
     pub dropped: Vec<String>,
     /// Directories that could not be used: index and reason.

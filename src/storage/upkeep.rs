@@ -25,10 +25,11 @@ fn recovery_point(log: &Log) -> Option<i64> {
     log.on_disk.then_some(log.synced_offset)
 }
 
-/// The log start offset, where the first segment does not tell it.
+/// The log start offset, where the first segment does not tell it. Only a safe one: the records below another may still
+/// be the only ones that a power cut leaves.
 fn moved_start(log: &Log) -> Option<i64> {
     let first = log.segments.front().map_or(0, |segment| segment.base_offset);
-    (log.log_start_offset > first).then_some(log.log_start_offset)
+    (log.safe_start_offset > first).then_some(log.safe_start_offset)
 }
 
 /// The path of this shard's part of a checkpoint.
