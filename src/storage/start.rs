@@ -30,6 +30,14 @@ pub(super) fn sync_blocking(io: &mut impl Io, file: Handle) -> Result<(), Errno>
     io.block_on(Op::Sync { file, data_only: false }).result.map(|_| ())
 }
 
+/// Puts a file on stable media.
+pub(super) fn sync_file(io: &mut impl Io, path: &Path) -> Result<(), Errno> {
+    let file = open_blocking(io, path, OpenMode { write: true, ..OpenMode::default() })?;
+    let result = sync_blocking(io, file);
+    close_blocking(io, file);
+    result
+}
+
 pub(super) fn sync_dir_blocking(io: &mut impl Io, path: &Path) -> Result<(), Errno> {
     let handle = open_blocking(io, path, OpenMode { directory: true, ..OpenMode::default() })?;
     let result = sync_blocking(io, handle);
