@@ -16,8 +16,7 @@ use super::producers::Change;
 use super::scan::{Depth, ScanRange, io_error, scan};
 use super::segment::{Largest, NewBatch, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
 use super::start::{
-    close_blocking, open_blocking, read_file, remove_blocking, sync_blocking, sync_dir_blocking, sync_file,
-    write_file,
+    close_blocking, open_blocking, read_file, remove_blocking, sync_blocking, sync_dir_blocking, write_file,
 };
 use super::time_index;
 use super::types::*;
@@ -204,8 +203,7 @@ impl Loader<'_> {
         })?;
         if end.damage.is_some() && depth == Depth::Headers {
             // What a clean stop left should be right; where it is not, nothing is believed.
-            let range =
-                ScanRange { position: 0, next_offset: base_offset, depth: Depth::Checksums, ..range.clone() };
+            let range = ScanRange { position: 0, next_offset: base_offset, depth: Depth::Checksums, ..range };
             rebuilt = Rebuilt::resume(base_offset, &ScanStart::at(base_offset), self.options);
             end = scan(io, &range, |_, header, _| rebuilt.add(header))?;
         }
@@ -215,10 +213,6 @@ impl Loader<'_> {
             end.damage = Some(format!("it ends at offset {} and the next begins at {next}", end.next_offset));
         }
         self.log.bytes_checked += end.position - from.position.min(end.position);
-        if check && end.next_offset > self.options.recovery_point.unwrap_or(0) {
-            // What is found need not be on stable media yet, and the journal that has it is about to go.
-            sync_file(io, &range.path).map_err(|error| io_error(&range.path, error))?;
-        }
         if let Some(damage) = &end.damage {
             self.cut(io, base_offset, end.position, len, damage)?;
         }
