@@ -1,6 +1,7 @@
 //! `ringlog serve`: configuration from file, environment and flags, then the broker until a signal ends it.
 
 use std::io::{IsTerminal, Write};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -88,7 +89,11 @@ fn serve(config: BrokerConfig) -> Result<(), ServeError> {
         .build()
         .map_err(|error| ServeError::Runtime(error.to_string()))?;
     let server = Server::start(config)?;
-    if let Some(address) = server.addresses().first() {
+    if let Some(mut address) = server.addresses().first().copied() {
+        // All interfaces: the one that is surely there is named, so that a script can connect to what it reads.
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
         let mut out = std::io::stdout().lock();
         // Whoever closed the pipe does not want to know.
         let _ = writeln!(out, "ready {address}").and_then(|()| out.flush());

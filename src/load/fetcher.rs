@@ -8,13 +8,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::cluster::ClusterMap;
+use super::cluster::{ClusterMap, Shared};
 use super::link::{Event, Kind, Link};
 use super::options::{FetchOptions, Options};
 use super::payload::{Filler, Identity};
 use super::recorder::{Recorder, Series};
 use super::request::CLIENT_ID;
-use super::turn::Turn;
+use super::sender::Moment;
 use super::verify::{PartitionCheck, Tools};
 use crate::io::{Completion, Io, Part};
 use crate::protocol::frame::{decode_response, write_request};
@@ -154,8 +154,8 @@ impl Fetcher {
     }
 
     /// One turn: a fetch on each connection that has none in flight.
-    pub fn turn<I: Io>(&mut self, io: &mut I, turn: &mut Turn<'_>) {
-        if let Some(ends) = turn.shared.read_ends() {
+    pub fn turn<I: Io>(&mut self, io: &mut I, at: Moment, recorder: &mut Recorder, shared: &Shared) {
+        if let Some(ends) = shared.read_ends() {
             for reader in self.readers.iter_mut().filter(|reader| !reader.done) {
                 let end = ends.get(reader.check.partition() as usize);
                 reader.done = end.is_some_and(|&end| reader.check.next_offset >= end);
@@ -171,9 +171,7 @@ impl Fetcher {
             let partitions: Array<'_, FetchPartition> = self
                 .readers
                 .iter()
-                .filter(|reader| {
-                    reader.consumer == consumer && !reader.done && reader.retry_ns <= turn.now_ns
-                })
+                .filter(|reader| reader.consumer == consumer && !reader.done && reader.retry_ns <= at.now_ns)
                 .filter(|reader| self.map.leaders.get(reader.check.partition() as usize) == Some(&Some(node)))
                 .map(|reader| FetchPartition {
                     partition: reader.check.partition() as i32,
@@ -184,7 +182,7 @@ impl Fetcher {
                 .collect();
             if !partitions.is_empty() {
                 self.fetch(io, number, partitions);
-                turn.recorder.counts.fetches += 1;
+                recorder.counts.fetches += 1;
             }
         }
     }
@@ -218,7 +216,9 @@ impl Fetcher {
         number: usize,
         kind: Kind,
         completion: Completion,
-        turn: &mut Turn<'_>,
+        at: Moment,
+        recorder: &mut Recorder,
+        shared: &Shared,
     ) {
         let Some(lane) = self.lanes.get_mut(number) else { return };
         let mut event = lane.link.complete(io, kind, completion);
@@ -229,13 +229,13 @@ impl Fetcher {
                 }
             }
             Event::Received(bytes) => {
-                turn.recorder.counts.fetched_bytes += bytes.len() as u64;
+                recorder.counts.fetched_bytes += bytes.len() as u64;
                 let address = lane.link.address;
                 let mut link = std::mem::replace(&mut lane.link, Link::new(0, address));
                 let mut outcome = Ok(());
                 let fed = link.feed(bytes, &mut |frame| {
                     if outcome.is_ok() {
-                        outcome = self.answer(number, frame, turn);
+                        outcome = self.answer(number, frame, at, recorder, shared);
                     }
                 });
                 self.lanes[number].link = link;
@@ -247,47 +247,54 @@ impl Fetcher {
         }
         let lane = &mut self.lanes[number];
         if matches!(event, Event::Lost) || matches!(lane.link.end(), Event::Lost) {
-            turn.recorder.counts.connections_lost += 1;
+            recorder.counts.connections_lost += 1;
             lane.in_flight = false;
-            lane.reopen_ns = turn.now_ns + self.backoff_ns;
+            lane.reopen_ns = at.now_ns + self.backoff_ns;
             self.last_error = lane.link.error.take().or(self.last_error.take());
-            turn.shared.want_refresh();
+            shared.want_refresh();
         }
     }
 
-    fn answer(&mut self, number: usize, frame: &[u8], turn: &mut Turn<'_>) -> Result<(), String> {
+    fn answer(
+        &mut self,
+        number: usize,
+        frame: &[u8],
+        at: Moment,
+        recorder: &mut Recorder,
+        shared: &Shared,
+    ) -> Result<(), String> {
         self.lanes[number].in_flight = false;
         let version = self.map.versions.fetch;
         let (_, response): (i32, FetchResponse<'_>) =
             decode_response::<FetchRequest<'_>>(frame, version).map_err(|error| error.to_string())?;
         if response.error_code != 0 {
-            *turn.recorder.counts.fetch_errors.entry(response.error_code).or_default() += 1;
+            *recorder.counts.fetch_errors.entry(response.error_code).or_default() += 1;
             return Err(format!("fetch refused with error {}", response.error_code));
         }
         for partition in response.responses.iter().flat_map(|topic| topic.partitions) {
             let index = partition.partition_index as u32;
             let Some(&place) = self.places.get(&index) else { continue };
             if partition.error_code != 0 {
-                self.failed(place, partition.error_code, turn);
+                self.failed(place, partition.error_code, at, recorder, shared);
             } else {
-                self.read(place, &partition, turn);
+                self.read(place, &partition, at, recorder);
             }
         }
         Ok(())
     }
 
-    fn failed(&mut self, place: usize, code: i16, turn: &mut Turn<'_>) {
-        *turn.recorder.counts.fetch_errors.entry(code).or_default() += 1;
+    fn failed(&mut self, place: usize, code: i16, at: Moment, recorder: &mut Recorder, shared: &Shared) {
+        *recorder.counts.fetch_errors.entry(code).or_default() += 1;
         let reader = &mut self.readers[place];
         if code == ErrorCode::OffsetOutOfRange.code() {
             reader.check.out_of_range();
             reader.done = true;
         }
-        reader.retry_ns = turn.now_ns + self.backoff_ns;
-        turn.shared.want_refresh();
+        reader.retry_ns = at.now_ns + self.backoff_ns;
+        shared.want_refresh();
     }
 
-    fn read(&mut self, place: usize, data: &PartitionData<'_>, turn: &mut Turn<'_>) {
+    fn read(&mut self, place: usize, data: &PartitionData<'_>, at: Moment, recorder: &mut Recorder) {
         let Fetcher { readers, verify, filler, tools, run, .. } = self;
         let check = &mut readers[place].check;
         let bytes = data.records.as_ref().and_then(|records| records.bytes()).unwrap_or_default();
@@ -295,10 +302,10 @@ impl Fetcher {
         let mut group = Group::default();
         for batch in batches(bytes) {
             match batch {
-                Ok(batch) if *verify => check.batch(&batch, Some(filler), tools, |identity, _, new| {
+                Ok(batch) if *verify => check.batch(&batch, Some(filler), tools, |identity, _, _| {
                     records += 1;
-                    if new && identity.run == *run {
-                        group.add(identity, turn.now_ns, turn.recorder);
+                    if identity.run == *run {
+                        group.add(identity, at.now_ns, recorder);
                     }
                 }),
                 Ok(batch) => records += pass(check, &batch),
@@ -311,10 +318,10 @@ impl Fetcher {
                 }
             }
         }
-        group.flush(turn.now_ns, turn.recorder);
+        group.flush(at.now_ns, recorder);
         if records > 0 {
-            turn.recorder.read(turn.now_ns, records);
-            self.progress_ns = turn.now_ns;
+            recorder.read(at.now_ns, records);
+            self.progress_ns = at.now_ns;
         }
     }
 

@@ -245,9 +245,8 @@ impl Options {
         if self.producers == 0 && self.topic.name.is_none() {
             return Err("without producers, --topic has to name what is read".into());
         }
-        // With acks=1 as well, which Kafka's own client refuses: the broker's promise is the same.
-        if self.idempotent && (self.acks == Acks::None || self.in_flight_max > 5) {
-            return Err("--idempotent needs --acks 1 or all, and at most 5 requests in flight".into());
+        if self.idempotent && (self.acks != Acks::All || self.in_flight_max > 5) {
+            return Err("--idempotent needs --acks all and at most 5 requests in flight".into());
         }
         if self.topic.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > TOPIC_NAME_BYTES_MAX) {
             return Err(format!("a topic's name has 1 to {TOPIC_NAME_BYTES_MAX} characters"));
@@ -307,7 +306,7 @@ pub(super) mod tests {
             "--rate 5 --max",
             "--producers 0 --consumers 0",
             "--producers 0",
-            "--idempotent --acks 0",
+            "--idempotent --acks 1",
             "--idempotent --max-in-flight 6",
             "--duration 1s --records 5",
             "--keys 0",

@@ -24,7 +24,7 @@ use crate::io::{Handle, Io, affinity, preflight};
 use crate::metadata::{ClusterImage, Embedded, OpenOptions, Opened};
 use crate::metrics::ShardMetrics;
 use crate::protocol::Uuid;
-use crate::storage::{self, Storage, StorageOptions};
+use crate::storage::{self, CleanerOptions, Storage, StorageOptions};
 
 use connection::Limits;
 use mailbox::{Mailbox, PostOffice};
@@ -439,6 +439,12 @@ fn storage_options(plan: &Plan, shard: usize) -> StorageOptions {
     options.flush_interval_ms = storage.flush_interval_ms as i64;
     options.retention_check_interval_ms = storage.retention_check_interval_ms as i64;
     options.producer_id_expiration_ms = config.transactions.producer_id_expiration_ms;
+    options.cleaner = CleanerOptions {
+        enable: storage.cleaner_enable,
+        backoff_ms: storage.cleaner_backoff_ms as i64,
+        dedupe_buffer_bytes: storage.cleaner_dedupe_buffer_bytes as usize / plan.shards,
+        io_max_bytes_per_second: storage.cleaner_io_max_bytes_per_second / plan.shards as f64,
+    };
     options
 }
 

@@ -315,6 +315,7 @@ impl<I: Io> Shard<I> {
             correlation_id: header.correlation_id,
         };
         let body = reader.rest();
+        tracing::trace!(index, id.sequence, api = %head.api_key, head.version, "request");
         let request = Request { head, client_id: header.client_id, peer: &connection.peer, body };
         match self.broker.request(&mut self.io, request) {
             Reply::Now(response) => self.answer(id, Some(response)),
@@ -335,6 +336,7 @@ impl<I: Io> Shard<I> {
 
     fn answer(&mut self, id: RequestId, response: Option<Response>) {
         let Some(connection) = self.connections.get_mut(id.connection as usize) else { return };
+        tracing::trace!(id.connection, id.sequence, "answer");
         if connection.generation() == id.generation && connection.answer(id.sequence, response) {
             self.dirty.push(id.connection);
         }

@@ -145,6 +145,8 @@ struct Job<E> {
     buf: Option<(AlignedBuf, usize)>,
     end: E,
     stalled: bool,
+    /// Waits for space; else finding none ends it.
+    patient: bool,
 }
 
 /// How a job ended.
@@ -212,8 +214,32 @@ impl<E> Jobs<E> {
 
     /// Starts a job in a directory, for a log or for itself.
     pub fn start(&mut self, io: &mut impl Io, dir: usize, log: Option<LogId>, steps: VecDeque<Step>, end: E) {
-        let path = PathBuf::new();
-        let job = Job { dir, log, steps, file: None, held: Vec::new(), path, buf: None, end, stalled: false };
+        self.start_job(io, dir, log, steps, end, true);
+    }
+
+    /// Starts a job that does not wait for space: its work can be thrown away.
+    pub fn start_impatient(
+        &mut self,
+        io: &mut impl Io,
+        dir: usize,
+        log: Option<LogId>,
+        steps: VecDeque<Step>,
+        end: E,
+    ) {
+        self.start_job(io, dir, log, steps, end, false);
+    }
+
+    fn start_job(
+        &mut self,
+        io: &mut impl Io,
+        dir: usize,
+        log: Option<LogId>,
+        steps: VecDeque<Step>,
+        end: E,
+        patient: bool,
+    ) {
+        let (path, held) = (PathBuf::new(), Vec::new());
+        let job = Job { dir, log, steps, file: None, held, path, buf: None, end, stalled: false, patient };
         let slot = self.jobs.insert(job);
         self.advance(io, slot);
     }
@@ -244,7 +270,7 @@ impl<E> Jobs<E> {
             }
         };
         let write = !matches!(step, Step::Read { .. } | Step::Sync { .. });
-        if error == Errno::NO_SPACE && write {
+        if error == Errno::NO_SPACE && write && job.patient {
             job.stalled = true;
             self.stalled += 1;
             return;

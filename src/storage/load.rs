@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use super::cleaner::finish_swap;
 use super::leader_epoch::{LEADER_EPOCH_FILE, LeaderEpochs};
 use super::names::{FileKind, FileName, FileState};
 use super::offset_index::{self, OffsetPosition};
@@ -16,7 +17,8 @@ use super::producers::Change;
 use super::scan::{Depth, ScanRange, io_error, scan};
 use super::segment::{Largest, NewBatch, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
 use super::start::{
-    close_blocking, open_blocking, read_file, remove_blocking, sync_blocking, sync_dir_blocking, write_file,
+    close_blocking, open_blocking, read_file, remove_blocking, sync_blocking, sync_dir_blocking, sync_file,
+    write_file,
 };
 use super::time_index;
 use super::types::*;
@@ -61,11 +63,15 @@ pub(super) struct LoadedLog {
 
 /// Loads the log in a directory; `None` when there is no such directory.
 pub(super) fn load(io: &mut impl Io, options: &LoadOptions) -> Result<Option<LoadedLog>, StorageError> {
-    let entries = match io.list_dir(&options.path) {
+    let wrap = |error| StorageError::Io { path: options.path.clone(), error };
+    let mut entries = match io.list_dir(&options.path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StorageError::Io { path: options.path.clone(), error }),
+        Err(error) => return Err(wrap(error)),
     };
+    if finish_swap(io, &options.path, &entries)? {
+        entries = io.list_dir(&options.path).map_err(wrap)?;
+    }
     let mut loader = Loader { options, log: LoadedLog::empty(options), files: Files::default() };
     loader.sort_files(io, &entries)?;
     loader.load_segments(io)?;
@@ -203,7 +209,8 @@ impl Loader<'_> {
         })?;
         if end.damage.is_some() && depth == Depth::Headers {
             // What a clean stop left should be right; where it is not, nothing is believed.
-            let range = ScanRange { position: 0, next_offset: base_offset, depth: Depth::Checksums, ..range };
+            let range =
+                ScanRange { position: 0, next_offset: base_offset, depth: Depth::Checksums, ..range.clone() };
             rebuilt = Rebuilt::resume(base_offset, &ScanStart::at(base_offset), self.options);
             end = scan(io, &range, |_, header, _| rebuilt.add(header))?;
         }
@@ -213,6 +220,10 @@ impl Loader<'_> {
             end.damage = Some(format!("it ends at offset {} and the next begins at {next}", end.next_offset));
         }
         self.log.bytes_checked += end.position - from.position.min(end.position);
+        if check && end.next_offset > self.options.recovery_point.unwrap_or(0) {
+            // What is found need not be on stable media yet, and the journal that has it is about to go.
+            sync_file(io, &range.path).map_err(|error| io_error(&range.path, error))?;
+        }
         if let Some(damage) = &end.damage {
             self.cut(io, base_offset, end.position, len, damage)?;
         }

@@ -81,6 +81,11 @@ pub struct Log {
     pub on_disk: bool,
     pub names_synced: bool,
 
+    /// Compacted up to here; and the segments that are being replaced by their compacted form, by first and last base
+    /// offset: no disk read of them begins and none of them is retired.
+    pub cleaned_offset: i64,
+    pub swapping: Option<(i64, i64)>,
+
     /// The log's place among the journal's touches.
     pub touch: (u64, u32),
     pub flags: Flags,
@@ -135,6 +140,8 @@ impl Log {
             stray_snapshot: None,
             on_disk: false,
             names_synced: false,
+            cleaned_offset: 0,
+            swapping: None,
             touch: (0, 0),
             flags: Flags::default(),
             cursors: [nowhere; CURSORS],

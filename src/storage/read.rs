@@ -37,6 +37,13 @@ pub(super) struct Reads {
     under_way: BTreeMap<PieceKey, bool>,
 }
 
+impl Reads {
+    /// Whether a read of one of these segments is under way.
+    pub fn touch(&self, log: LogId, segments: std::ops::RangeInclusive<i64>) -> bool {
+        self.under_way.keys().any(|key| key.log == log && segments.contains(&key.segment))
+    }
+}
+
 /// Why a walk over a segment stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -141,7 +148,8 @@ impl Storage {
                 None => break,
             }
         }
-        if bytes == 0 && (take.bytes_left > 0 || take.whole) {
+        let gaps = self.logs.get(id).is_none_or(|log| log.config.compact || offset < log.cleaned_offset);
+        if bytes == 0 && !gaps && (take.bytes_left > 0 || take.whole) {
             // There are batches to read, and the segments do not have them.
             return Err(self.corrupt(&walk));
         }
@@ -391,6 +399,11 @@ impl Storage {
     ) -> Result<(), ReadError> {
         if let Some(waiting) = self.reads.under_way.get_mut(&key) {
             *waiting |= for_flush;
+            return Ok(());
+        }
+        let swapping = self.logs.get(key.log).and_then(|log| log.swapping);
+        if swapping.is_some_and(|(first, last)| (first..=last).contains(&key.segment)) {
+            // The end of the swap tells all readers of the log.
             return Ok(());
         }
         if !for_flush && self.reads.under_way.len() >= READS_MAX {

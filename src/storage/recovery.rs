@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::checkpoint::*;
 use super::load::{LoadOptions, LoadedLog, load};
-use super::names::{DirectoryState, parse_directory_name, suffixed_directory_name};
+use super::names::{DirectoryState, parse_directory_name};
 use super::producer_state::ProducerStateConfig;
 use super::replay::{Replay, find_journals, replay_journals};
 use super::scan::io_error;
@@ -27,32 +27,21 @@ use crate::protocol::Uuid;
 pub type Topics<'a> = dyn Fn(Uuid) -> Option<(Arc<str>, LogConfig)> + 'a;
 
 const CHECKPOINT_BYTES_MAX: usize = 64 << 20;
+/// The checkpoints that are kept by topic id.
+const OFFSET_FILES: [&str; 3] = [RECOVERY_POINT_FILE, LOG_START_OFFSET_FILE, CLEANER_OFFSET_FILE];
 const LOCK_FILE: &str = ".lock";
-const LOCK_WAIT_NS: u64 = 3_000_000_000;
-const LOCK_RETRY_NS: u64 = 20_000_000;
 
 /// Offsets by topic id and partition.
 pub(super) type Offsets = BTreeMap<(Uuid, i32), i64>;
 
 /// Locks the directories for the life of `io`'s driver, so that no other broker uses them. Blocking, before anything else.
-/// Waits a little for a holder: the kernel ends the ring of a killed process, and with it the lock, some time after the
-/// process itself is gone.
 pub fn lock_dirs(io: &mut impl Io, dirs: &[PathBuf]) -> Result<(), StorageError> {
-    let deadline_ns = io.now().saturating_add(LOCK_WAIT_NS);
     for dir in dirs {
         let path = dir.join(LOCK_FILE);
-        loop {
-            match io.lock_file(&path) {
-                Ok(true) => break,
-                Ok(false) if io.now() < deadline_ns => {
-                    let until_ns = io.now().saturating_add(LOCK_RETRY_NS);
-                    while io.now() < until_ns {
-                        io.turn(until_ns, &mut Vec::new());
-                    }
-                }
-                Ok(false) => return Err(StorageError::Locked { path }),
-                Err(error) => return Err(StorageError::Io { path, error }),
-            }
+        match io.lock_file(&path) {
+            Ok(true) => {}
+            Ok(false) => return Err(StorageError::Locked { path }),
+            Err(error) => return Err(StorageError::Io { path, error }),
         }
     }
     Ok(())
@@ -114,16 +103,16 @@ impl Recovery<'_> {
         let journals = find_journals(io, self.dir)?;
         let mark = self.dir.join(CLEAN_SHUTDOWN_FILE);
         let marked = read_file(io, &mark, 4096).map_err(|error| io_error(&mark, error))?.is_some();
+        let partitions = self.partitions(io)?;
         // Nothing of ours changes a segment without a journal file being there.
         let ours = read_file(io, &own.join(RECOVERY_POINT_FILE), CHECKPOINT_BYTES_MAX);
         let ours = ours.map_err(|error| io_error(&own, error))?.is_some();
-        self.dense = ours && !journals.is_empty();
-        let partitions = self.partitions(io)?;
         let clean = journals.is_empty() && (marked || ours || partitions.is_empty());
         let mut starts = read_offsets(io, self.dir, LOG_START_OFFSET_FILE, &partitions)?;
         let points = read_offsets(io, self.dir, RECOVERY_POINT_FILE, &partitions)?;
         if !clean {
             self.report.clean = false;
+            self.dense = ours;
             self.load_all(io, &partitions, &points, &starts)?;
             replay_journals(io, &journals, self)?;
             let mut ends = points;
@@ -140,6 +129,8 @@ impl Recovery<'_> {
             write_offsets(io, self.dir, RECOVERY_POINT_FILE, &points)?;
         }
         write_offsets(io, self.dir, LOG_START_OFFSET_FILE, &starts)?;
+        let cleaned = read_offsets(io, self.dir, CLEANER_OFFSET_FILE, &partitions)?;
+        write_offsets(io, self.dir, CLEANER_OFFSET_FILE, &cleaned)?;
         self.remove_leftovers(io, &journals, &mark)
     }
 
@@ -157,15 +148,6 @@ impl Recovery<'_> {
                 DirectoryState::Live => {
                     if let Some(id) = read_topic_id(io, &path)? {
                         partitions.insert((id, name.partition), (name.topic.to_string(), path));
-                    } else if self.dense {
-                        // It was never synced, so the journal has all of it; unless the file is damaged: nothing is deleted.
-                        let unique = u128::from(io.random());
-                        let (topic, state) = (name.topic, DirectoryState::Stray);
-                        let aside = suffixed_directory_name(topic, name.partition, unique, state);
-                        self.report.cut.push(format!("{}: no topic id, moved to {aside}", path.display()));
-                        let renamed =
-                            io.block_on(Op::Rename { from: path.clone(), to: self.dir.join(aside) }).result;
-                        renamed.map_err(|error| io_error(&path, error))?;
                     }
                 }
                 DirectoryState::Future | DirectoryState::Stray => {}
@@ -285,7 +267,7 @@ pub(super) fn read_topic_id(io: &mut impl Io, path: &Path) -> Result<Option<Uuid
 }
 
 fn is_shard_checkpoint(name: &str) -> bool {
-    [RECOVERY_POINT_FILE, LOG_START_OFFSET_FILE]
+    OFFSET_FILES
         .iter()
         .any(|file| name.strip_prefix(file).is_some_and(|rest| rest.starts_with('-') || rest == ".tmp"))
 }
@@ -354,7 +336,7 @@ fn merge_checkpoints(io: &mut impl Io, dir: &Path) -> Result<(), StorageError> {
             partitions.insert((id, name.partition), (name.topic.to_string(), path));
         }
     }
-    for name in [RECOVERY_POINT_FILE, LOG_START_OFFSET_FILE] {
+    for name in OFFSET_FILES {
         let mut offsets = read_offsets(io, dir, name, &partitions)?;
         offsets.retain(|key, _| partitions.contains_key(key));
         write_offsets(io, dir, name, &offsets)?;

@@ -366,10 +366,3 @@ fn write_at(io: &mut impl Io, path: &Path, offset: u64, bytes: &[u8]) -> Result<
     close_blocking(io, file);
     cut.map(|_| ())
 }
-
-fn sync_file(io: &mut impl Io, path: &Path) -> Result<(), Errno> {
-    let file = open_blocking(io, path, OpenMode { write: true, ..OpenMode::default() })?;
-    let result = sync_blocking(io, file);
-    close_blocking(io, file);
-    result
-}

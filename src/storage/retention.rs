@@ -101,6 +101,15 @@ impl Storage {
         for segment in &log.segments {
             files.extend(FileKind::ALL.map(|kind| FileName::new(segment.base_offset, kind).to_string()));
         }
+        for removal in self.removals.iter().filter(|removal| removal.log == Some(log.id)) {
+            let names = removal.steps.iter().filter_map(|step| match step {
+                Step::Unlink { path } => path.file_name(),
+                _ => None,
+            });
+            files.extend(names.map(|name| name.to_string_lossy().into_owned()));
+        }
+        self.removals.retain(|removal| removal.log != Some(log.id));
+        files.extend(self.cleaner.files_of(log.id));
         let snapshots = [log.stray_snapshot, Some(log.snapshot_offset)].into_iter().flatten();
         files.extend(snapshots.map(|offset| FileName::new(offset, FileKind::ProducerSnapshot).to_string()));
         let (id, dir, topic_id) = (log.id, log.dir, log.tp.topic_id);
@@ -210,7 +219,7 @@ impl Storage {
 
     /// Takes away the first `expired` segments and those below the log start offset, as far as they are complete on disk.
     pub(super) fn retire_segments(&mut self, io: &mut impl Io, id: LogId, expired: usize) {
-        let Some(log) = self.logs.get_mut(id) else { return };
+        let Some(log) = self.logs.get_mut(id).filter(|log| log.swapping.is_none()) else { return };
         let below = log.segments.partition_point(|segment| segment.base_offset <= log.log_start_offset);
         let wanted = expired.max(below.saturating_sub(1));
         let mut ready = log.segments.iter().take(wanted).take_while(|segment| segment.is_flushed()).count();
@@ -271,6 +280,13 @@ impl Storage {
         }
         self.jobs.start(io, dir, Some(id), steps, end);
         self.removals.push_back(Removal { due_ns: io.now() + delay_ns, dir, log: Some(id), steps: removals });
+    }
+}
+
+impl Removal {
+    /// The removal of files of a log.
+    pub fn new(due_ns: u64, dir: usize, log: LogId, paths: impl Iterator<Item = PathBuf>) -> Removal {
+        Removal { due_ns, dir, log: Some(log), steps: paths.map(|path| Step::Unlink { path }).collect() }
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) fn scan(
     }
     let file =
         open_blocking(io, &range.path, OpenMode::default()).map_err(|error| io_error(&range.path, error))?;
-    let mut window = Window::new(file, range.depth);
+    let mut window = Window::new(file, range);
     let result = loop {
         if end.position >= range.len {
             break Ok(());
@@ -89,19 +89,23 @@ struct Window {
     buf: AlignedBuf,
     len: usize,
     read_bytes: usize,
+    /// The end of what is scanned.
+    end: u64,
 }
 
 impl Window {
-    fn new(file: Handle, depth: Depth) -> Window {
-        let read_bytes = if depth == Depth::Headers { HEADERS_WINDOW_BYTES } else { WINDOW_BYTES };
-        Window { file, start: 0, buf: AlignedBuf::unbudgeted(1), len: 0, read_bytes }
+    fn new(file: Handle, range: &ScanRange) -> Window {
+        let read_bytes = if range.depth == Depth::Headers { HEADERS_WINDOW_BYTES } else { WINDOW_BYTES };
+        Window { file, start: 0, buf: AlignedBuf::unbudgeted(1), len: 0, read_bytes, end: range.len }
     }
 
     /// The bytes from `position` on, at least `need` of them unless the file ends before.
     fn get(&mut self, io: &mut impl Io, position: u64, need: usize) -> Result<&[u8], Errno> {
         let held = position >= self.start && position + need as u64 <= self.start + self.len as u64;
         if !held {
-            let (buf, len) = read_blocking(io, self.file, position, need.max(self.read_bytes))?;
+            let left = usize::try_from(self.end.saturating_sub(position)).unwrap_or(usize::MAX);
+            let wanted = need.max(self.read_bytes.min(left));
+            let (buf, len) = read_blocking(io, self.file, position, wanted)?;
             self.start = position;
             self.buf = buf;
             self.len = len;

@@ -121,7 +121,7 @@ impl Segment {
         let relative = batch.last_offset - self.base_offset;
         self.closed
             || u64::from(self.size) + u64::from(batch.size) > u64::from(config.segment_bytes)
-            || (self.size > 0 && self.waited_ms(batch) > config.segment_ms.saturating_sub(self.jitter_ms))
+            || (self.size > 0 && self.waited_ms(batch) > config.roll_ms().saturating_sub(self.jitter_ms))
             || self.offset_entries >= config.segment_index_bytes / OFFSET_ENTRY_BYTES
             || self.time_entries + 1 >= config.segment_index_bytes / TIME_ENTRY_BYTES
             || !(0..=i64::from(i32::MAX)).contains(&relative)

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use crate::io::buffer::{AlignedBuf, Slice};
-use crate::io::{Errno, Handle, Io, Op, OpenMode, Payload};
+use crate::io::{BLOCK_BYTES, Errno, Handle, Io, Op, OpenMode, Payload};
+
+/// One read of a file that is taken whole.
+const READ_BYTES_MAX: usize = 1 << 20;
 
 const READ_MODE: OpenMode =
     OpenMode { write: false, create: false, truncate: false, direct: false, directory: false };
@@ -28,6 +31,14 @@ pub(super) fn close_blocking(io: &mut impl Io, handle: Handle) {
 
 pub(super) fn sync_blocking(io: &mut impl Io, file: Handle) -> Result<(), Errno> {
     io.block_on(Op::Sync { file, data_only: false }).result.map(|_| ())
+}
+
+/// Puts a file on stable media.
+pub(super) fn sync_file(io: &mut impl Io, path: &Path) -> Result<(), Errno> {
+    let file = open_blocking(io, path, OpenMode { write: true, ..OpenMode::default() })?;
+    let result = sync_blocking(io, file);
+    close_blocking(io, file);
+    result
 }
 
 pub(super) fn sync_dir_blocking(io: &mut impl Io, path: &Path) -> Result<(), Errno> {
@@ -61,12 +72,20 @@ pub(super) fn read_file(io: &mut impl Io, path: &Path, max_bytes: usize) -> Resu
         Err(error) => return Err(error),
     };
     let mut bytes = Vec::new();
+    // Most files are far smaller than a block, and fresh memory costs more than a second read.
+    let mut wanted = BLOCK_BYTES;
     let result = loop {
-        match read_blocking(io, file, bytes.len() as u64, 1 << 20) {
-            Ok((_, 0)) => break Ok(Some(bytes)),
-            Ok((buf, len)) => bytes.extend_from_slice(&buf[..len]),
+        match read_blocking(io, file, bytes.len() as u64, wanted) {
+            Ok((buf, len)) => {
+                bytes.extend_from_slice(&buf[..len]);
+                // A read is short only at the end.
+                if len < wanted {
+                    break Ok(Some(bytes));
+                }
+            }
             Err(error) => break Err(error),
         }
+        wanted = (4 * wanted).min(READ_BYTES_MAX);
         if bytes.len() > max_bytes {
             break Err(Errno(libc::EFBIG));
         }

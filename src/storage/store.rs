@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::cache::ReadCache;
-use super::checkpoint::LOG_START_OFFSET_FILE;
+use super::checkpoint::{CLEANER_OFFSET_FILE, LOG_START_OFFSET_FILE};
+use super::cleaner::{CleanEnd, Cleaner};
 use super::jobs::{Finished, Jobs, Step, sync_dir};
 use super::journal::{Journal, Touch};
 use super::load::{LoadOptions, LoadedLog, load};
@@ -57,6 +58,7 @@ pub(super) enum End {
     Snapshot(LogId),
     /// A deleted log's directory has its other name.
     Buried(LogId),
+    Clean(CleanEnd),
     /// Files of a segment, or of a deleted log, are gone.
     Removed,
     /// A log's first segments have left it for good.
@@ -75,11 +77,14 @@ pub(super) struct Dir {
     pub journal_path: PathBuf,
     /// The last journal file being freed, and the logs that must be synced first.
     pub reclaim: Option<super::flush::Reclaim>,
-    /// Log start offsets as of the start.
+    /// Log start offsets, and where compaction had come to, as of the start.
     pub start_offsets: Offsets,
+    pub cleaned_offsets: Offsets,
     /// The checkpoints are being written, and must be once more.
     pub checkpoint_running: bool,
     pub checkpoint_again: bool,
+    /// How many times they have been.
+    pub checkpoints_written: u64,
 }
 
 /// The logs by slot; a slot's generation tells its present log from earlier ones.
@@ -159,6 +164,7 @@ pub struct Storage {
     pub(super) removals: VecDeque<Removal>,
     pub(super) removals_running: usize,
     pub(super) retention: Retention,
+    pub(super) cleaner: Cleaner,
     pub(super) stopping: bool,
     pub(super) stop: StopPhase,
 }
@@ -186,6 +192,7 @@ impl Storage {
             removals: VecDeque::new(),
             removals_running: 0,
             retention: Retention::default(),
+            cleaner: Cleaner::default(),
             stopping: false,
             stop: StopPhase::Running,
             options,
@@ -221,11 +228,14 @@ impl Storage {
         if unusable {
             errors.insert(0, "it was not recovered".to_string());
         }
-        let mut start_offsets = Offsets::new();
-        match read_offsets(io, &path, LOG_START_OFFSET_FILE, &Default::default()) {
-            Ok(offsets) => start_offsets = offsets,
-            Err(error) => errors.push(error.to_string()),
+        let mut offsets = [Offsets::new(), Offsets::new()];
+        for (name, offsets) in [LOG_START_OFFSET_FILE, CLEANER_OFFSET_FILE].iter().zip(&mut offsets) {
+            match read_offsets(io, &path, name, &Default::default()) {
+                Ok(found) => *offsets = found,
+                Err(error) => errors.push(error.to_string()),
+            }
         }
+        let [start_offsets, cleaned_offsets] = offsets;
         if let Some(error) = errors.first() {
             online = false;
             tracing::error!(dir = %path.display(), %error, "log directory is offline");
@@ -238,8 +248,10 @@ impl Storage {
             journal_path,
             reclaim: None,
             start_offsets,
+            cleaned_offsets,
             checkpoint_running: false,
             checkpoint_again: false,
+            checkpoints_written: 0,
         }
     }
 
@@ -284,10 +296,12 @@ impl Storage {
             producers: self.producer_config(),
             wall_ms: io.wall_ms(),
         };
+        let cleaned_offset = home.cleaned_offsets.get(&(tp.topic_id, tp.partition)).copied().unwrap_or(0);
         let loaded = load(io, &options)?;
         let log = self.create_log(dir, tp, config)?;
         if let (Some(log), Some(loaded)) = (self.logs.get_mut(log), loaded) {
             log.take_loaded(loaded, id.is_some());
+            log.cleaned_offset = cleaned_offset;
         }
         Ok(log)
     }
@@ -634,7 +648,12 @@ impl Storage {
             }
         }
         // A deleted log takes its files from under its last jobs; a failed read fails alone.
-        let harmless = matches!(end, End::Read(_)) || log.is_some_and(|log| self.logs.get(log).is_none());
+        let forgiven = match (&end, &error) {
+            (End::Read(_), _) => true,
+            (End::Clean(end), Some(error)) => end.forgives(error.errno),
+            _ => false,
+        };
+        let harmless = forgiven || log.is_some_and(|log| self.logs.get(log).is_none());
         if let Some(error) = &error
             && !harmless
         {
@@ -659,6 +678,7 @@ impl Storage {
             End::Flush(end) => self.flush_ended(io, dir, end, error.is_none()),
             End::Sync(end) => self.sync_ended(io, dir, end, error.is_none()),
             End::Read(key) => self.read_ended(key, buf, error),
+            End::Clean(end) => self.clean_ended(io, end, buf, error),
         }
     }
 
@@ -693,6 +713,7 @@ impl Storage {
             self.bury(io);
         }
         self.run_retention(io, now, wall_ms);
+        self.run_cleaner(io, now, wall_ms);
         self.run_work(io);
         self.finish_jobs(io);
     }
@@ -700,6 +721,7 @@ impl Storage {
     /// When [`Storage::tick`] is due next, on [`Io::now`]'s clock.
     pub fn next_deadline(&self) -> u64 {
         let mut deadline = self.next_flush_ns.min(self.housekeeping_ns).min(self.retention.next_ns);
+        deadline = deadline.min(self.cleaner.next_deadline());
         if self.retry_ns != 0 {
             deadline = deadline.min(self.retry_ns);
         }

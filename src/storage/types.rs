@@ -84,6 +84,17 @@ impl Default for LogConfig {
     }
 }
 
+impl LogConfig {
+    /// A segment is closed at this age: what waits for compaction must not wait in the active one.
+    pub fn roll_ms(&self) -> i64 {
+        if self.compact && self.max_compaction_lag_ms > 0 {
+            self.segment_ms.min(self.max_compaction_lag_ms)
+        } else {
+            self.segment_ms
+        }
+    }
+}
+
 /// What an acknowledgement promises; the higher level wins within a journal block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AckLevel {
@@ -121,6 +132,30 @@ pub struct StorageOptions {
     pub producer_ids_max: usize,
     /// Open segment and index files.
     pub open_files_max: usize,
+    pub cleaner: CleanerOptions,
+}
+
+/// How logs are compacted; `log.cleaner.*`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CleanerOptions {
+    pub enable: bool,
+    /// The rest when there is nothing to compact.
+    pub backoff_ms: i64,
+    /// The memory for keys, this shard's share.
+    pub dedupe_buffer_bytes: usize,
+    /// Reads and writes together.
+    pub io_max_bytes_per_second: f64,
+}
+
+impl Default for CleanerOptions {
+    fn default() -> CleanerOptions {
+        CleanerOptions {
+            enable: true,
+            backoff_ms: 15_000,
+            dedupe_buffer_bytes: 128 << 20,
+            io_max_bytes_per_second: f64::MAX,
+        }
+    }
 }
 
 impl StorageOptions {
@@ -139,6 +174,7 @@ impl StorageOptions {
             producer_id_expiration_ms: 86_400_000,
             producer_ids_max: 100_000,
             open_files_max: 1024,
+            cleaner: CleanerOptions::default(),
         }
     }
 }

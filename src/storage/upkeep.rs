@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE, format_offsets};
+use super::checkpoint::{CLEANER_OFFSET_FILE, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE, format_offsets};
+use super::flush::create_dir;
 use super::jobs::{Step, replace_file};
 use super::log::Log;
 use super::names::FileKind;
@@ -31,20 +32,28 @@ fn moved_start(log: &Log) -> Option<i64> {
     (log.safe_start_offset > first).then_some(log.safe_start_offset)
 }
 
+fn cleaned(log: &Log) -> Option<i64> {
+    (log.cleaned_offset > 0).then_some(log.cleaned_offset)
+}
+
 /// The path of this shard's part of a checkpoint.
 pub(super) fn checkpoint_path(dir: &Path, name: &str, shard: u32) -> PathBuf {
     dir.join(super::OWN_DIR).join(format!("{name}-{shard}"))
 }
 
 impl Storage {
-    /// Writes the recovery points and log start offsets of a directory.
+    /// Writes the recovery points, the log start offsets and the ends of compaction of a directory.
     pub(super) fn write_checkpoints(&mut self, io: &mut impl Io, dir: usize) {
         if std::mem::replace(&mut self.dirs[dir].checkpoint_running, true) {
             self.dirs[dir].checkpoint_again = true;
             return;
         }
         let mut steps = VecDeque::new();
-        let files = [(RECOVERY_POINT_FILE, recovery_point as Offset), (LOG_START_OFFSET_FILE, moved_start)];
+        let files = [
+            (RECOVERY_POINT_FILE, recovery_point as Offset),
+            (LOG_START_OFFSET_FILE, moved_start),
+            (CLEANER_OFFSET_FILE, cleaned),
+        ];
         for (name, value) in files {
             let logs = self.logs.iter().filter(|log| log.dir == dir);
             let lines: Vec<(String, i32, i64)> = logs
@@ -60,6 +69,7 @@ impl Storage {
 
     pub(super) fn checkpoint_ended(&mut self, io: &mut impl Io, dir: usize) {
         self.dirs[dir].checkpoint_running = false;
+        self.dirs[dir].checkpoints_written += 1;
         if std::mem::take(&mut self.dirs[dir].checkpoint_again) {
             self.write_checkpoints(io, dir);
         } else {
@@ -82,7 +92,7 @@ impl Storage {
         log.bytes_since_snapshot = 0;
         let mut steps = VecDeque::new();
         if !log.on_disk {
-            steps.push_back(Step::CreateDir { path: log.path.clone() });
+            create_dir(&mut steps, log);
         }
         let path = log.file_path(offset, FileKind::ProducerSnapshot);
         replace_file(&mut steps, &path, &log.producers.snapshot());
