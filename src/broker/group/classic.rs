@@ -70,6 +70,9 @@ pub struct ClassicGroup {
     pending_join: BTreeSet<Arc<str>>,
     /// Members that have not fetched this generation's assignment yet.
     pub pending_sync: BTreeSet<Arc<str>>,
+    /// The generation whose assignment is being written down: the leader decides once, or the log would end with another
+    /// assignment than the members were told.
+    pub assigning: Option<i32>,
     awaiting_join: usize,
     /// How many members can work with a protocol.
     supported: BTreeMap<Arc<str>, usize>,
@@ -93,6 +96,7 @@ impl ClassicGroup {
             static_members: BTreeMap::new(),
             pending_join: BTreeSet::new(),
             pending_sync: BTreeSet::new(),
+            assigning: None,
             awaiting_join: 0,
             supported: BTreeMap::new(),
             subscribed: None,

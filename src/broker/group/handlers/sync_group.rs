@@ -100,7 +100,7 @@ impl Turn<'_> {
         if let Some(Some(before)) = before {
             self.fail_sync(before, ErrorCode::RebalanceInProgress);
         }
-        if group.classic.is_leader(member_id) {
+        if group.classic.is_leader(member_id) && group.classic.assigning != Some(group.classic.generation) {
             self.append_assignment(group, message);
         }
         self.account(group);
@@ -128,6 +128,7 @@ impl Turn<'_> {
         batch.group(group, |member| assignments.get(&member.id).map_or(&[], |assignment| assignment));
         let (generation, id) = (group.classic.generation, group.id.clone());
         let then = Then::Assignment { group: id, generation, assignments };
+        group.classic.assigning = Some(generation);
         if let Err((error, _)) = self.append(batch, Pending::new(self.partition, then)) {
             self.assignment_failed(group, error);
         }
@@ -152,6 +153,7 @@ impl Turn<'_> {
     }
 
     pub fn assignment_failed(&mut self, group: &mut Group, error: ErrorCode) {
+        group.classic.assigning = None;
         self.reset_assignment(group, coordinator_error(error));
         self.rebalance(group, "the assignment could not be stored");
     }

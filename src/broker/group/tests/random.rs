@@ -301,29 +301,41 @@ proptest! {
 
     #[test]
     fn any_schedule(steps in prop::collection::vec(step(), 1..160)) {
-        let mut run = Run::new();
-        for step in &steps {
-            run.take(step);
-            run.check();
-        }
-        while !run.world.appends.is_empty() {
-            run.world.report();
-            run.hear();
-            run.check();
-        }
-        let live = run.picture();
-        run.restart();
-        run.check();
-        for (live, rebuilt) in live.into_iter().zip(run.picture()) {
-            prop_assert_eq!(live.0, rebuilt.0);
-            if live.1.is_some() {
-                prop_assert_eq!(live.1, rebuilt.1);
-            }
-        }
-        // Everybody goes silent: the groups empty themselves.
-        run.world.prompt = true;
-        run.world.pass(600_000);
-        prop_assert_eq!(run.world.coordinator.stats().members, 0);
+        play(&steps);
+    }
+}
+
+/// The leader synced twice before its first assignment was written: the log ended with the second.
+#[test]
+fn the_leader_decides_once() {
+    use Step::{Forget, Join, Pass, Sync};
+    play(&[Join(4), Join(0), Join(5), Join(5), Pass(6000), Sync(4), Forget(5), Sync(4)]);
+}
+
+/// Whatever happens, the rules hold after each step, and a restart rebuilds what was live.
+fn play(steps: &[Step]) {
+    let mut run = Run::new();
+    for step in steps {
+        run.take(step);
         run.check();
     }
+    while !run.world.appends.is_empty() {
+        run.world.report();
+        run.hear();
+        run.check();
+    }
+    let live = run.picture();
+    run.restart();
+    run.check();
+    for (live, rebuilt) in live.into_iter().zip(run.picture()) {
+        assert_eq!(live.0, rebuilt.0);
+        if live.1.is_some() {
+            assert_eq!(live.1, rebuilt.1);
+        }
+    }
+    // Everybody goes silent: the groups empty themselves.
+    run.world.prompt = true;
+    run.world.pass(600_000);
+    assert_eq!(run.world.coordinator.stats().members, 0);
+    run.check();
 }
