@@ -1,13 +1,35 @@
 //! The command line: one file a subcommand. Human output by default, `--json` for scripts.
 //!
-//! Exit codes: 0 done; 1 failed while running; 2 wrong usage or configuration; 3 the kernel or the container refuses what the
-//! broker needs; 4 a data directory cannot be used.
+//! Exit codes:
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done; also a consumer that was interrupted |
+//! | 1 | failed while running: the broker refused, or the answer makes no sense |
+//! | 2 | wrong usage or configuration |
+//! | 3 | the kernel or the container refuses what the broker needs |
+//! | 4 | a data directory, or a file that was named, cannot be used |
+//! | 5 | no broker could be reached, or none answered in time |
+//! | 6 | what was named (topic, partition, group, broker) does not exist |
+//! | 7 | `dump` found damage |
+//! | 8 | what was to be made exists already |
 
+mod client;
+mod cluster;
+mod completions;
+mod config;
+mod configs;
+mod failure;
+mod output;
 mod serve;
+mod time;
+mod topic;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use failure::Failure;
 
 #[derive(Parser)]
 #[command(name = "ringlog", version, about, max_term_width = 100)]
@@ -22,12 +44,40 @@ enum Command {
     Serve(serve::Args),
     /// Load any Kafka broker, measure latency against the plan, and check every record
     Load(Box<crate::load::Args>),
+    /// Create, list, describe, change and delete topics
+    Topic(topic::Args),
+    /// Show every configuration key; describe and change what a topic or a broker has set
+    Config(config::Args),
+    /// Print the completions of a shell
+    Completions(completions::Args),
 }
 
 /// Parses the arguments of the process and runs what they ask for.
 pub fn run() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(args) => serve::run(args),
-        Command::Load(args) => crate::load::run(*args),
+    let done = match Cli::parse().command {
+        Command::Serve(args) => return serve::run(args),
+        Command::Load(args) => return crate::load::run(*args),
+        Command::Topic(args) => topic::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Completions(args) => completions::run(args, Cli::command()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    eprintln!("ringlog: {failure}");
+    ExitCode::from(failure.exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_declared_options_fit_together() {
+        Cli::command().debug_assert();
     }
 }
