@@ -66,6 +66,8 @@ pub struct Client {
     timeout: Duration,
     connections: BTreeMap<To, Connection>,
     brokers: BTreeMap<i32, String>,
+    /// A broker has answered before: one that does not now may be starting again.
+    was_reached: bool,
 }
 
 impl Client {
@@ -76,6 +78,7 @@ impl Client {
             timeout: Duration::from_millis(connect.request_timeout_ms.max(1).into()),
             connections: BTreeMap::new(),
             brokers: BTreeMap::new(),
+            was_reached: false,
         }
     }
 
@@ -165,7 +168,11 @@ impl Client {
                     None => return Err(Failure::not_found(format!("the cluster has no broker {id}"))),
                 },
             };
-            let connection = connect_first(&candidates, self.timeout)?;
+            let connection = connect_first(&candidates, self.timeout).map_err(|mut failure| {
+                failure.code = self.was_reached.then_some(ErrorCode::NetworkException);
+                failure
+            })?;
+            self.was_reached = true;
             self.connections.insert(to, connection);
         }
         Ok(self.connections.get_mut(&to).expect("just inserted"))

@@ -9,7 +9,6 @@ use super::{cluster, output};
 use crate::config::{CatalogueRow, catalogue};
 
 #[derive(ClapArgs)]
-#[command(args_conflicts_with_subcommands = false, arg_required_else_help = true)]
 pub struct Args {
     /// Print every key there is, with type, default, range and what it does; asks no broker
     #[arg(long)]
@@ -82,6 +81,9 @@ impl Of {
 
 pub fn run(args: Args) -> Result<(), Failure> {
     let Some(command) = args.command else {
+        if !args.list {
+            return Err(Failure::usage("say what: --list, describe or alter (--help tells more)"));
+        }
         return list(args.filter.as_deref().unwrap_or_default(), args.json);
     };
     let mut client = Client::new(&args.connect);

@@ -19,9 +19,16 @@ mod cluster;
 mod completions;
 mod config;
 mod configs;
+mod consume;
+mod dump;
+mod encoding;
 mod failure;
+mod group;
+mod groups;
 mod output;
+mod produce;
 mod serve;
+mod start;
 mod time;
 mod topic;
 
@@ -46,8 +53,16 @@ enum Command {
     Load(Box<crate::load::Args>),
     /// Create, list, describe, change and delete topics
     Topic(topic::Args),
+    /// Write lines of standard input or a file as records
+    Produce(produce::Args),
+    /// Read records, alone or in a group
+    Consume(consume::Args),
+    /// List and describe consumer groups, reset their offsets, delete them
+    Group(group::Args),
     /// Show every configuration key; describe and change what a topic or a broker has set
     Config(config::Args),
+    /// Show what is in the files of a data directory, and where they are damaged
+    Dump(dump::Args),
     /// Print the completions of a shell
     Completions(completions::Args),
 }
@@ -58,7 +73,11 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => return serve::run(args),
         Command::Load(args) => return crate::load::run(*args),
         Command::Topic(args) => topic::run(args),
+        Command::Produce(args) => produce::run(args),
+        Command::Consume(args) => consume::run(args),
+        Command::Group(args) => group::run(args),
         Command::Config(args) => config::run(args),
+        Command::Dump(args) => dump::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),
     };
     match done {
