@@ -41,6 +41,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Format::String)]
     format: Format,
     /// What stands between key and value (`\t` for a tab); without it there are no keys
+    #[arg(long, value_name = "TEXT")]
     key_separator: Option<String>,
     /// A line begins with its headers, `name=value,name=value`, and a tab
     #[arg(long)]
