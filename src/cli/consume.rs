@@ -29,6 +29,7 @@ pub use member::parse_assignment;
 
 #[derive(ClapArgs)]
 pub struct Args {
+    /// One or several
     #[arg(value_name = "TOPIC", required = true)]
     topics: Vec<String>,
     /// Where to begin: beginning, end, an offset, a time (2026-01-31T12:00:00Z) or @MILLISECONDS; in a group only where

@@ -94,7 +94,8 @@ fn dump(path: &Path, records: bool, sink: &mut Sink) -> Result<(), Failure> {
         "leader-epoch-checkpoint" => small::leader_epochs(&read(path)?, sink),
         "partition.metadata" => small::partition_metadata(&read(path)?, sink),
         "meta.properties" => small::meta_properties(&read(path)?, sink),
-        name if name.ends_with("-checkpoint") => small::offset_checkpoint(&read(path)?, sink),
+        // Ours have the number of a shard behind their name.
+        name if name.contains("-offset-checkpoint") => small::offset_checkpoint(&read(path)?, sink),
         _ => Err(Failure::usage(format!("{}: not the name of a file that can be dumped", path.display()))),
     }
 }

@@ -33,6 +33,7 @@ const LINGER: Duration = Duration::from_millis(5);
 
 #[derive(ClapArgs)]
 pub struct Args {
+    /// The topic; it has to exist
     topic: String,
     /// Read this file, not standard input
     #[arg(long)]
