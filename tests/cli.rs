@@ -360,9 +360,13 @@ fn files_are_dumped_and_damage_is_found() {
     broker.run(&["topic", "create", "dumped", "--partitions", "1"]);
     broker.produced(&["dumped", "--key-separator", "=", "--compression", "zstd"], b"key=value\nother=more\n");
     // The journal of a running broker holds the batch.
-    let journal = find(broker.dir.path(), |name| name.ends_with(".journal")).unwrap();
+    let journal = broker.dir.path().join(".ringlog/journal-0");
+    let journal = find(&journal, |name| name.ends_with(".journal")).unwrap();
     let found = dump(&[], &journal);
     assert!(found.status.success() && text(&found).contains("batches at offset 0"), "{found:?}");
+    let metadata = find(&broker.dir.path().join(".ringlog/metadata"), |name| name.ends_with(".journal"));
+    let found = dump(&[], &metadata.unwrap());
+    assert!(found.status.success() && text(&found).contains("dumped"), "{found:?}");
     let dir = broker.stop();
     let partition = dir.path().join("dumped-0");
     let log = partition.join("00000000000000000000.log");

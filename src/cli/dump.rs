@@ -4,6 +4,7 @@
 
 mod batch;
 mod journal;
+mod metadata;
 mod small;
 
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ const FILE_BYTES_MAX: u64 = 4 << 30;
 #[derive(clap::Args)]
 pub struct Args {
     /// .log, .index, .timeindex, .txnindex, .snapshot, .journal, leader-epoch-checkpoint, partition.metadata,
-    /// meta.properties, or one of the offset checkpoints
+    /// meta.properties, one of the offset checkpoints, or a file of the metadata directory
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Of a segment: every record, too, and whether it can be read
@@ -74,6 +75,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
 
 fn dump(path: &Path, records: bool, sink: &mut Sink) -> Result<(), Failure> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // The names of its files mean something else elsewhere.
+    if path.parent().and_then(Path::file_name).is_some_and(|dir| dir == "metadata") {
+        return metadata::dump(&read(path)?, sink);
+    }
     if let Some(incarnation) = parse_file_name(&name) {
         return journal::dump(&read(path)?, incarnation, sink);
     }
