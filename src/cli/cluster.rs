@@ -107,7 +107,7 @@ pub fn offsets(
     names.dedup();
     client.retry(|client| {
         let leaders = leaders(&topics(client, Some(&names))?);
-        let mut by_leader: BTreeMap<i32, BTreeMap<&str, Vec<(i32, i64)>>> = BTreeMap::new();
+        let mut by_leader: BTreeMap<i32, Wanted<'_>> = BTreeMap::new();
         for (place, &timestamp) in wanted {
             let Some(&leader) = leaders.get(place) else {
                 Failure::check(named(place), ErrorCode::LeaderNotAvailable.code(), None)?;
@@ -124,10 +124,13 @@ pub fn offsets(
     })
 }
 
+/// Partitions and timestamps, by topic.
+type Wanted<'a> = BTreeMap<&'a str, Vec<(i32, i64)>>;
+
 fn offsets_of_leader(
     client: &mut Client,
     leader: i32,
-    topics: &BTreeMap<&str, Vec<(i32, i64)>>,
+    topics: &Wanted<'_>,
     found: &mut BTreeMap<TopicPartition, i64>,
 ) -> Result<(), Failure> {
     let topics = topics.iter().map(|(&name, partitions)| {

@@ -4,11 +4,14 @@ use super::{Args, Format};
 use crate::cli::encoding::{Encoding, JsonRecord, from_json};
 use crate::cli::failure::Failure;
 
+/// Name and value.
+type ParsedHeader = (Vec<u8>, Option<Vec<u8>>);
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParsedRecord {
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
-    pub headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    pub headers: Vec<ParsedHeader>,
     pub partition: Option<i32>,
     pub timestamp: Option<i64>,
 }
@@ -94,7 +97,7 @@ impl LineFormat {
     }
 }
 
-fn parse_headers(text: &[u8]) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, String> {
+fn parse_headers(text: &[u8]) -> Result<Vec<ParsedHeader>, String> {
     let mut headers = Vec::new();
     for header in text.split(|byte| *byte == b',').filter(|header| !header.is_empty()) {
         let (name, value) = split(header, b"=").ok_or("a header without `=`")?;
