@@ -210,6 +210,7 @@ impl Fetcher {
         lane.link.send(io, vec![Part::Bytes(writer.buf)]);
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what the loop holds is lent, not owned")]
     pub fn complete<I: Io>(
         &mut self,
         io: &mut I,

@@ -133,6 +133,16 @@ impl Keys {
     }
 }
 
+fn codec(arg: CodecArg) -> Codec {
+    match arg {
+        CodecArg::None => Codec::None,
+        CodecArg::Gzip => Codec::Gzip,
+        CodecArg::Snappy => Codec::Snappy,
+        CodecArg::Lz4 => Codec::Lz4,
+        CodecArg::Zstd => Codec::Zstd,
+    }
+}
+
 impl Options {
     pub fn from_args(args: &Args) -> Result<Options, String> {
         let record_bytes = args.record_size as usize;
@@ -166,13 +176,7 @@ impl Options {
                 AcksArg::Leader => Acks::Leader,
                 AcksArg::All => Acks::All,
             },
-            codec: match args.compression {
-                CodecArg::None => Codec::None,
-                CodecArg::Gzip => Codec::Gzip,
-                CodecArg::Snappy => Codec::Snappy,
-                CodecArg::Lz4 => Codec::Lz4,
-                CodecArg::Zstd => Codec::Zstd,
-            },
+            codec: codec(args.compression),
             idempotent: args.idempotent,
             delivery_timeout_ns: args.delivery_timeout,
             retry_backoff_ns: args.retry_backoff,

@@ -381,6 +381,7 @@ impl Sender {
     }
 
     /// Takes a completion of connection `number`.
+    #[expect(clippy::too_many_arguments, reason = "what the loop holds is lent, not owned")]
     pub fn complete<I: Io>(
         &mut self,
         io: &mut I,

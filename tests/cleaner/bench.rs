@@ -266,7 +266,9 @@ impl Bench {
             assert_eq!(Some(record), self.model.get(&record.offset), "a record that was never put in");
         }
         let mut last: BTreeMap<&[u8], &Found> = BTreeMap::new();
-        self.model.values().for_each(|record| drop(last.insert(&record.key, record)));
+        for record in self.model.values() {
+            last.insert(&record.key, record);
+        }
         for record in last.values() {
             let gone = self.deletes_may_be_gone && record.value.is_none();
             assert!(gone || offsets.contains(&record.offset), "the last of its key is missing: {record:?}");
