@@ -143,10 +143,8 @@ impl History {
     pub fn check_log(&self, place: Place, start: i64, log: &[(i64, u64)]) -> Verdict {
         let mut counts: BTreeMap<u64, u32> = BTreeMap::new();
         let mut last_of: BTreeMap<u64, u64> = BTreeMap::new();
-        let mut next = start;
-        for &(offset, value) in log {
+        for (next, &(offset, value)) in (start..).zip(log) {
             ensure!(offset == next, "{place:?}: offset {offset} follows {}", next - 1);
-            next += 1;
             let Some(sent) = self.sent.get(&value) else {
                 return Err(format!("{place:?} {offset} holds {value:x}, which nobody sent"));
             };
