@@ -57,6 +57,8 @@ pub(super) struct LoadedLog {
     pub snapshot_offset: i64,
     pub stray_snapshot: Option<i64>,
     pub bytes_checked: u64,
+    /// Something here need not be on stable media: behind the recovery point, or renamed a while ago.
+    pub unsynced: bool,
     /// What was cut off and why.
     pub dropped: Vec<String>,
 }
@@ -78,6 +80,7 @@ pub(super) fn load(io: &mut impl Io, options: &LoadOptions) -> Result<Option<Loa
     loader.load_start(io)?;
     loader.load_epochs(io)?;
     loader.load_producers(io)?;
+    loader.log.unsynced |= options.recovery_point != Some(loader.log.log_end_offset);
     Ok(Some(loader.log))
 }
 
@@ -93,6 +96,7 @@ impl LoadedLog {
             snapshot_offset: -1,
             stray_snapshot: None,
             bytes_checked: 0,
+            unsynced: false,
             dropped: Vec::new(),
         }
     }
@@ -122,6 +126,7 @@ impl Loader<'_> {
             let Some(name) = FileName::parse(&entry.name) else { continue };
             match (name.state, name.kind) {
                 (FileState::Deleted | FileState::Cleaned, _) => {
+                    self.log.unsynced = true;
                     let path = self.options.path.join(&entry.name);
                     remove_blocking(io, &path).map_err(|error| io_error(&path, error))?;
                 }

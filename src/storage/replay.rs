@@ -329,8 +329,13 @@ impl Replay {
             replace_file_blocking(io, &path, &self.log.producers.snapshot())
                 .map_err(|error| io_error(&path, error))?;
         }
-        // Also what was renamed before the crash must not come back after the next.
-        sync_names(io, &self.log.path)
+        if self.changed || self.log.unsynced {
+            // What a crash left readable, the next could take: whose the log is, its names, its renames.
+            let path = self.log.path.join(PARTITION_METADATA_FILE);
+            sync_file(io, &path).map_err(|error| io_error(&path, error))?;
+            sync_names(io, &self.log.path)?;
+        }
+        Ok(())
     }
 
     fn finish_segment(&mut self, io: &mut impl Io, base_offset: i64) -> Result<(), StorageError> {
