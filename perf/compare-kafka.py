@@ -230,7 +230,13 @@ def parse_load(out):
 
 
 def load_figures(report):
-    raise KeyError("report format")
+    """End-to-end latency where the run had consumers, else the acknowledgement's; both count from the planned time."""
+    if report["verdict"] != "ok":
+        raise ValueError("; ".join(report["reasons"]))
+    latency = report["latency"].get("e2e") or report["latency"]["ack"]
+    figures = {"MB/s": report["produced"]["megabytes_per_second"], "p50 ms": latency["p50_ns"] / 1e6,
+               "p99 ms": latency["p99_ns"] / 1e6, "p99.9 ms": latency["p99_9_ns"] / 1e6}
+    return figures, report["produced"]["records"] * report["asked"]["record_bytes"]
 
 
 def spread(values):
