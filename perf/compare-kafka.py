@@ -21,6 +21,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -291,6 +292,8 @@ def main():
     parser.add_argument("--name", default=f"compare-kafka-{datetime.date.today()}", help="name of the result files")
     parser.add_argument("--port", type=int, default=int(os.environ.get("PORT", "19592")), help="first port tried")
     options = parser.parse_args()
+    # Ends by way of the finally blocks: no broker stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     prepare.kafka_jars()
     rows, names = [], options.contenders.split(",")
     base = os.path.join(ROOT, "perf", "results", options.name)
