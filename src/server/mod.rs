@@ -30,6 +30,8 @@ use connection::Limits;
 use mailbox::{Mailbox, PostOffice};
 use shard::{Shard, ShardLimits};
 
+/// What the buffers take at most unless the configuration says more.
+const MEMORY_BYTES_DEFAULT_MAX: usize = 1 << 30;
 /// Open files asked of the system; a smaller limit is said at start.
 const OPEN_FILES_WANTED: usize = 100_000;
 
@@ -515,7 +517,8 @@ fn host_name() -> String {
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }
 
-/// A quarter of the memory that this process may use.
+/// A quarter of the memory that this process may use, but no more than pays: until all of it has been touched once, each
+/// fresh page costs a produce more than everything else it does.
 fn default_memory_bytes() -> usize {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let machine = read("/proc/meminfo")
@@ -525,7 +528,7 @@ fn default_memory_bytes() -> usize {
         })
         .map_or(1 << 30, |kib| kib * 1024);
     let container = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse::<usize>().ok());
-    container.map_or(machine, |limit| limit.min(machine)) / 4
+    (container.map_or(machine, |limit| limit.min(machine)) / 4).min(MEMORY_BYTES_DEFAULT_MAX)
 }
 
 fn seed() -> u128 {
