@@ -79,6 +79,10 @@ impl Storage {
     fn judge(&mut self, io: &mut impl Io, id: LogId, wall_ms: i64) -> Result<Option<Candidate>, NotYet> {
         let Some(log) = self.logs.get(id).filter(|log| self.dirs[log.dir].online) else { return Ok(None) };
         let first_dirty = log.first_dirty();
+        if let Some(offset) = log.wants_anchor(first_dirty) {
+            self.ask(id, offset, offset);
+        }
+        let Some(log) = self.logs.get(id) else { return Ok(None) };
         let mut bound = log.compaction_bound();
         let (lag_ms, max_lag_ms) = (log.config.min_compaction_lag_ms, log.config.max_compaction_lag_ms);
         let dirty = |log: &Log, bound: i64| -> Vec<i64> {
@@ -185,6 +189,15 @@ impl Log {
             segment.is_settled() && next.is_anchored() && next.base_offset <= stable
         });
         ready.map(|(_, next)| next.base_offset).last().unwrap_or(first)
+    }
+}
+
+impl Log {
+    /// Up to where the log must be synced so that the segment before the active one may be compacted.
+    fn wants_anchor(&self, first_dirty: i64) -> Option<i64> {
+        let active = self.segments.back()?;
+        let waits = first_dirty < active.base_offset && active.base_offset < self.high_watermark;
+        (waits && !active.is_anchored()).then_some(self.high_watermark)
     }
 }
 
