@@ -120,6 +120,7 @@ impl Consumer {
             22 => self.again(context, Phase::Join), // illegal generation
             25 => {
                 self.member.clear();
+                self.generation = -1;
                 self.again(context, Phase::Join);
             }
             error => return Err(format!("{}: error {error} in {:?}", self.name, self.phase)),
@@ -244,7 +245,7 @@ impl Consumer {
             error => return self.failed(context, error),
         }
         self.member = response.member_id.to_string();
-        let back = self.generation >= 0 && response.generation_id < self.generation && !context.troubled;
+        let back = response.generation_id < self.generation;
         ensure!(!back, "{}: generation {} after {}", self.name, response.generation_id, self.generation);
         self.generation = response.generation_id;
         self.assignments.clear();
@@ -610,7 +611,7 @@ impl Client for Consumer {
         let seen = |(place, owned): (&Place, &Owned)| {
             !context.history.is_live(Uuid(place.0))
                 || (owned.position >= context.history.known_end(*place)
-                    && owned.committed >= owned.position.min(1))
+                    && owned.committed.max(0) >= owned.position.min(1))
         };
         self.phase == Phase::Run && self.owned.iter().all(seen)
     }

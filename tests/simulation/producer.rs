@@ -26,7 +26,7 @@ pub struct Producer {
     id_asked: bool,
     idempotent: bool,
     lanes: BTreeMap<Place, Lane>,
-    requests: BTreeMap<u64, Vec<(Place, u64)>>,
+    requests: BTreeMap<u64, Vec<Asked>>,
     next_tag: u64,
     next_value: u64,
     next_batch: u64,
@@ -48,6 +48,14 @@ struct Batch {
     values: Vec<u64>,
     bytes: Vec<u8>,
     state: State,
+}
+
+/// One partition of a request.
+#[derive(Debug)]
+struct Asked {
+    place: Place,
+    topic: String,
+    batch: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,17 +118,14 @@ impl Producer {
         let mut asked = self.requests.remove(&answer.tag).unwrap_or_default();
         for topic in response.responses.iter() {
             for partition in topic.partition_responses.iter() {
-                let same = |lane: &Lane, index: i32, place: &Place| {
-                    place.1 == index && (lane.id == topic.topic_id || lane.topic == topic.name)
+                let same = |asked: &Asked| {
+                    asked.place.1 == partition.index
+                        && (asked.place.0 == topic.topic_id.0 || asked.topic == topic.name)
                 };
-                let lanes = &self.lanes;
-                let at = asked.iter().position(|(place, _)| {
-                    lanes.get(place).is_some_and(|lane| same(lane, partition.index, place))
-                });
-                let Some(at) = at else {
+                let Some(at) = asked.iter().position(same) else {
                     return Err(format!("producer {}: an answer for what was not sent", self.number));
                 };
-                let (place, batch) = asked.remove(at);
+                let Asked { place, batch, .. } = asked.remove(at);
                 self.answered(context, place, batch, partition.error_code, partition.base_offset)?;
             }
         }
@@ -187,7 +192,7 @@ impl Producer {
         for (place, at) in topics.values().flatten() {
             let lane = self.lanes.get_mut(place).expect("a lane was chosen");
             lane.queue[*at].state = State::Sent;
-            asked.push((*place, lane.queue[*at].number));
+            asked.push(Asked { place: *place, topic: lane.topic.clone(), batch: lane.queue[*at].number });
             for &value in &lane.queue[*at].values {
                 context.history.sending(value, *place, self.idempotent);
             }
@@ -214,7 +219,7 @@ impl Producer {
         let silent = self.acks == 0;
         self.wire.request(context, version, self.next_tag, silent, &request);
         if silent {
-            asked.iter().for_each(|(place, _)| self.lanes.entry(*place).or_default().queue.clear());
+            asked.iter().for_each(|asked| self.lanes.entry(asked.place).or_default().queue.clear());
         } else {
             self.requests.insert(self.next_tag, asked);
         }

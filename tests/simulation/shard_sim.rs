@@ -299,6 +299,9 @@ impl Sim {
     fn crash(&mut self, crash: Crash) {
         let drivers: Vec<usize> = self.shards.iter().map(|shard| shard.io.id()).collect();
         self.context.world.crash(&drivers, crash);
+        if std::env::var_os("RINGLOG_SIM_TRACE").is_some() {
+            eprintln!("==== {crash:?}, {} shards", drivers.len());
+        }
         self.shards.clear();
         self.pools.clear();
         if crash == Crash::Power {

@@ -170,8 +170,9 @@ impl SimWorld {
         self.get_mut().crash(drivers, crash);
     }
 
-    /// After this many more disk ops every further one fails, until told otherwise; it lands or does not, as what a crash
-    /// catches in flight. So a run can end between any two ops, in blocking code too.
+    /// After this many more disk ops every further one fails, until told otherwise. Those under way then land or do not,
+    /// as what a crash catches in flight; those begun later never do. So a run can end between any two ops, in blocking
+    /// code too.
     pub fn hang_after_ops(&self, ops: Option<u64>) {
         self.get_mut().hang_after_ops = ops;
     }

@@ -85,11 +85,26 @@ struct InFlight {
 }
 
 enum Kind {
-    Disk { op: Op, file: Option<Resource>, mark: u64 },
-    Accept { listener: usize },
-    Connect { socket: SocketId },
-    Receive { socket: SocketId },
-    Send { socket: SocketId, parts: Vec<Part> },
+    /// `mark`: what a sync covers. `late`: begun when the machine hung already, so that it never lands.
+    Disk {
+        op: Op,
+        file: Option<Resource>,
+        mark: u64,
+        late: bool,
+    },
+    Accept {
+        listener: usize,
+    },
+    Connect {
+        socket: SocketId,
+    },
+    Receive {
+        socket: SocketId,
+    },
+    Send {
+        socket: SocketId,
+        parts: Vec<Part>,
+    },
 }
 
 struct Timed {
@@ -526,7 +541,8 @@ impl World {
                 delay = self.rng.range(high, slow_max_ns.max(high));
             }
         }
-        let op = self.add_op(driver, token, Kind::Disk { op, file, mark });
+        let late = self.hang_after_ops == Some(0);
+        let op = self.add_op(driver, token, Kind::Disk { op, file, mark, late });
         self.at(self.now_ns + delay, Event::DiskOp { driver, op });
     }
 
@@ -534,13 +550,13 @@ impl World {
         if !self.drivers[driver].alive {
             return;
         }
-        let Some(InFlight { token, kind: Kind::Disk { op, file, mark } }) =
+        let Some(InFlight { token, kind: Kind::Disk { op, file, mark, late } }) =
             self.drivers[driver].ops.remove(&op)
         else {
             return;
         };
         if self.hangs() {
-            let payload = self.abandon_disk_op(op, file);
+            let payload = if late { never_landed(op) } else { self.abandon_disk_op(op, file) };
             return self.complete(driver, token, Err(Errno::IO), payload);
         }
         let (result, payload) = match op {
@@ -724,7 +740,7 @@ impl World {
         ended.look.clear();
         for op in ops.into_values() {
             match op.kind {
-                Kind::Disk { op, file, .. } => {
+                Kind::Disk { op, file, late: false, .. } => {
                     self.abandon_disk_op(op, file);
                 }
                 Kind::Connect { socket } => self.close_socket(socket, true),
@@ -766,6 +782,13 @@ fn check_alignment(op: &Op, file: Option<&Resource>) {
         let aligned = |value: usize| value.is_multiple_of(BLOCK_BYTES);
         let all = aligned(address) && aligned(offset as usize) && aligned(len);
         assert!(all, "direct I/O of {len} bytes at {offset} of {} is not aligned", path.display());
+    }
+}
+
+fn never_landed(op: Op) -> Payload {
+    match op {
+        Op::Read { buf, .. } => Payload::Buffer(buf),
+        _ => Payload::None,
     }
 }
 
