@@ -23,6 +23,9 @@ pub struct Context {
     pub finishing: bool,
     /// Disk faults are or were on in this life of the broker.
     pub troubled: bool,
+    /// The broker's lives so far.
+    pub life: u32,
+    pub verbose: bool,
 }
 
 impl Context {

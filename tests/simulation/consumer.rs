@@ -36,6 +36,8 @@ pub struct Consumer {
     data: Wire,
     member: String,
     generation: i32,
+    /// The life of the broker that gave it.
+    life: u32,
     phase: Phase,
     /// The request of this phase is out.
     asked: bool,
@@ -80,6 +82,7 @@ impl Consumer {
             group: group.to_string(),
             member: String::new(),
             generation: -1,
+            life: 0,
             phase: Phase::Find,
             asked: false,
             retry_ns: 0,
@@ -112,6 +115,9 @@ impl Consumer {
 
     /// What an error of the coordinator asks for.
     fn failed(&mut self, context: &mut Context, error: i16) -> Verdict {
+        if context.verbose {
+            eprintln!("{} in {:?}: error {error}", self.name, self.phase);
+        }
         match error {
             // Loading, not available, not coordinator; timed out and storage errors of the offsets topic.
             14 | 7 | 56 => self.again(context, self.phase),
@@ -206,6 +212,10 @@ impl Consumer {
     }
 
     fn coordinator_answer(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        if context.verbose {
+            let (now, api) = (context.now_ns(), answer.api);
+            eprintln!("{now:>14} {} {:?} {} gets {api:?}", self.name, self.phase, self.generation);
+        }
         match answer.api {
             ApiKey::FindCoordinator => {
                 let response: FindCoordinatorResponse = answer.read()?;
@@ -235,6 +245,10 @@ impl Consumer {
 
     fn joined(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
         let response: JoinGroupResponse = answer.read()?;
+        if context.verbose {
+            let (error, generation) = (response.error_code, response.generation_id);
+            eprintln!("{} as {}: error {error}, generation {generation}", self.name, self.member);
+        }
         match response.error_code {
             0 => {}
             79 => {
@@ -245,7 +259,9 @@ impl Consumer {
             error => return self.failed(context, error),
         }
         self.member = response.member_id.to_string();
-        let back = response.generation_id < self.generation;
+        // A generation is on disk only when its assignments are: a broker that comes back may count from an earlier one.
+        let back = response.generation_id < self.generation && self.life == context.life && !context.troubled;
+        self.life = context.life;
         ensure!(!back, "{}: generation {} after {}", self.name, response.generation_id, self.generation);
         self.generation = response.generation_id;
         self.assignments.clear();

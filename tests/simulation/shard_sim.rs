@@ -41,7 +41,6 @@ struct Sim {
     pools: Vec<BufferPool>,
     clients: Vec<Box<dyn Client>>,
     wakes: Vec<u64>,
-    lives: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -86,15 +85,17 @@ pub fn run(seed: u64) -> Result<(u64, Counts), String> {
         history: History::default(),
         finishing: false,
         troubled: false,
+        life: 0,
+        verbose: std::env::var_os("RINGLOG_SIM_TRACE").is_some(),
     };
     let config = Arc::new(configure(&mut rng, &dirs)?);
     let (shards, pools, clients, wakes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut sim = Sim { context, config, dirs, shards, pools, clients, wakes, lives: 0 };
+    let mut sim = Sim { context, config, dirs, shards, pools, clients, wakes };
     sim.add_clients(&mut rng);
     sim.run()?;
     let history = &sim.context.history;
     let counts = Counts {
-        lives: sim.lives,
+        lives: sim.context.life,
         power_cuts: history.power_cuts,
         topics: history.topics.len(),
         acks: history.acks,
@@ -158,12 +159,12 @@ impl Sim {
     // ---- lives ----
 
     fn start(&mut self) -> Verdict {
-        self.lives += 1;
+        self.context.life += 1;
         self.heal();
         let mut attempts = 0;
         loop {
             attempts += 1;
-            if self.lives > 1 && attempts < 3 && self.context.rng.chance(0.2) {
+            if self.context.life > 1 && attempts < 3 && self.context.rng.chance(0.2) {
                 let ops = self.context.rng.below(300);
                 self.context.world.hang_after_ops(Some(ops));
             }
@@ -299,7 +300,7 @@ impl Sim {
     fn crash(&mut self, crash: Crash) {
         let drivers: Vec<usize> = self.shards.iter().map(|shard| shard.io.id()).collect();
         self.context.world.crash(&drivers, crash);
-        if std::env::var_os("RINGLOG_SIM_TRACE").is_some() {
+        if self.context.verbose {
             eprintln!("==== {crash:?}, {} shards", drivers.len());
         }
         self.shards.clear();
