@@ -47,8 +47,8 @@ struct Outcome {
 }
 
 const PARTS: &[Part] = &[
-    Part { name: "storage", run: storage, seeds: 0, regressions: &[] },
-    Part { name: "broker", run: broker, seeds: 0, regressions: &[] },
+    Part { name: "storage", run: storage, seeds: 6, regressions: &[] },
+    Part { name: "broker", run: broker, seeds: 4, regressions: &[] },
 ];
 
 fn storage(seed: u64) -> Result<Outcome, String> {
