@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use super::audit::fetch_request;
 use super::batch::ProducerId;
 use super::cluster::{ClusterMap, Versions};
 use super::link::{Event, Link, split};
@@ -17,16 +18,23 @@ use crate::protocol::messages::create_topics_request::{
     CreatableTopic, CreatableTopicConfig, CreateTopicsRequest,
 };
 use crate::protocol::messages::delete_topics_request::{DeleteTopicState, DeleteTopicsRequest};
+use crate::protocol::messages::fetch_request::FetchRequest;
 use crate::protocol::messages::init_producer_id_request::InitProducerIdRequest;
 use crate::protocol::messages::list_offsets_request::{
     ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic,
 };
 use crate::protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
+use crate::protocol::messages::offset_commit_request::{
+    OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use crate::protocol::messages::offset_fetch_request::{OffsetFetchRequest, OffsetFetchRequestTopic};
 use crate::protocol::{ApiKey, ErrorCode, Request, Uuid};
 
 /// How long one answer may take.
 const ANSWER_NS_MAX: u64 = 30_000_000_000;
-const PAUSE_NS: u64 = 200_000_000;
+const PAUSE_NS: u64 = 100_000_000;
+/// How long to look for a broker that answers.
+const CONNECT_NS_MAX: u64 = 3_000_000_000;
 const TIMEOUT_MS: i32 = 30_000;
 
 /// Which end of a log.
@@ -102,15 +110,23 @@ impl<I: Io> Admin<I> {
         Ok(version)
     }
 
+    /// Asks whichever broker answers. Tries again for a while: one that is just starting again refuses connections, and
+    /// all that is asked here may be asked twice.
     fn ask_any<'q, R: Request<'q>>(&mut self, version: i16, request: &R) -> Result<Vec<u8>, String> {
-        let mut why = String::new();
-        for address in self.bootstrap.clone() {
-            match self.ask(address, version, request) {
-                Ok(frame) => return Ok(frame),
-                Err(error) => why = format!("{address}: {error}"),
+        let deadline = self.io.now() + CONNECT_NS_MAX;
+        loop {
+            let mut why = String::new();
+            for address in self.bootstrap.clone() {
+                match self.ask(address, version, request) {
+                    Ok(frame) => return Ok(frame),
+                    Err(error) => why = format!("{address}: {error}"),
+                }
             }
+            if self.io.now() >= deadline {
+                return Err(why);
+            }
+            self.pause();
         }
-        Err(why)
     }
 
     /// One request to one broker, and its answer.
@@ -311,6 +327,18 @@ impl<I: Io> Admin<I> {
         }
     }
 
+    /// As [`Admin::offsets`], once the brokers are ready to say.
+    pub fn ready_offsets(&mut self, map: &ClusterMap, end: End) -> Result<Vec<i64>, String> {
+        let deadline = self.io.now() + ANSWER_NS_MAX;
+        loop {
+            match self.offsets(map, end) {
+                Ok(offsets) => return Ok(offsets),
+                Err(error) if self.io.now() >= deadline => return Err(error),
+                Err(_) => self.pause(),
+            }
+        }
+    }
+
     /// The offsets at one end of each partition's log, asked of the leaders.
     pub fn offsets(&mut self, map: &ClusterMap, end: End) -> Result<Vec<i64>, String> {
         let version = self.version(ApiKey::ListOffsets, i16::MAX)?;
@@ -347,6 +375,81 @@ impl<I: Io> Admin<I> {
             }
         }
         Ok(offsets)
+    }
+}
+
+impl<I: Io> Admin<I> {
+    /// The batches from an offset on, as the leader sends them.
+    pub fn fetch(&mut self, map: &ClusterMap, partition: u32, offset: i64) -> Result<Vec<u8>, String> {
+        let leader = map.leaders.get(partition as usize).copied().flatten();
+        let address = leader.and_then(|node| map.brokers.get(&node)).ok_or("no leader")?;
+        let version = map.versions.fetch;
+        let request = fetch_request(map, partition, offset);
+        let frame = self.ask(*address, version, &request)?;
+        let (_, response) = decode_response::<FetchRequest<'_>>(&frame, version).map_err(text)?;
+        let data = response.responses.iter().flat_map(|topic| topic.partitions).next();
+        match (response.error_code, data) {
+            (0, Some(data)) if data.error_code == 0 => {
+                Ok(data.records.and_then(|records| records.bytes()).unwrap_or_default().to_vec())
+            }
+            (0, Some(data)) => Err(format!("fetch: {}", error_name(data.error_code))),
+            (code, _) => Err(format!("fetch: {}", error_name(code))),
+        }
+    }
+
+    /// Commits an offset of one partition for a group that has no members.
+    pub fn commit(&mut self, group: &str, topic: &str, partition: i32, offset: i64) -> Result<(), String> {
+        // Up to version 9 topics go by name.
+        let version = self.version(ApiKey::OffsetCommit, 9)?;
+        let wanted = OffsetCommitRequestPartition {
+            partition_index: partition,
+            committed_offset: offset,
+            ..OffsetCommitRequestPartition::default()
+        };
+        let topic = OffsetCommitRequestTopic {
+            name: Cow::Borrowed(topic),
+            partitions: [wanted].into(),
+            ..OffsetCommitRequestTopic::default()
+        };
+        let request = OffsetCommitRequest {
+            group_id: Cow::Borrowed(group),
+            topics: [topic].into(),
+            ..OffsetCommitRequest::default()
+        };
+        let frame = self.ask_any(version, &request)?;
+        let (_, response) = decode_response::<OffsetCommitRequest<'_>>(&frame, version).map_err(text)?;
+        let answer = response.topics.iter().flat_map(|topic| topic.partitions).next();
+        match answer.map(|partition| partition.error_code) {
+            Some(0) => Ok(()),
+            Some(code) => Err(format!("OffsetCommit: {}", error_name(code))),
+            None => Err("OffsetCommit answered nothing".into()),
+        }
+    }
+
+    /// The committed offset of one partition, -1 for none. Waits while the coordinator loads.
+    pub fn committed(&mut self, group: &str, topic: &str, partition: i32) -> Result<i64, String> {
+        // Up to version 7 one group a request.
+        let version = self.version(ApiKey::OffsetFetch, 7)?;
+        let wanted =
+            OffsetFetchRequestTopic { name: Cow::Borrowed(topic), partition_indexes: [partition].into() };
+        let request = OffsetFetchRequest {
+            group_id: Cow::Borrowed(group),
+            topics: Some([wanted].into()),
+            ..OffsetFetchRequest::default()
+        };
+        let deadline = self.io.now() + ANSWER_NS_MAX;
+        loop {
+            let frame = self.ask_any(version, &request)?;
+            let (_, response) = decode_response::<OffsetFetchRequest<'_>>(&frame, version).map_err(text)?;
+            let answer = response.topics.iter().flat_map(|topic| topic.partitions).next();
+            let code = answer.as_ref().map_or(response.error_code, |partition| partition.error_code);
+            let code = if response.error_code != 0 { response.error_code } else { code };
+            match (ErrorCode::from_code(code), answer) {
+                (Some(ErrorCode::None), Some(partition)) => return Ok(partition.committed_offset),
+                (Some(code), _) if code.is_retriable() && self.io.now() < deadline => self.pause(),
+                (_, _) => return Err(format!("OffsetFetch: {}", error_name(code))),
+            }
+        }
     }
 }
 

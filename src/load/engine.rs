@@ -17,7 +17,7 @@ use super::payload::mix;
 use super::recorder::{Counts, Interval, Latencies};
 use super::report::{Asked, Gathered, Report};
 use super::schedule::Phases;
-use super::sender::Seat;
+use super::sender::{Acknowledged, Seat};
 use super::verify::{Allowed, PartitionCheck, Sent, compare};
 use super::worker::{self, Job, Outcome};
 use crate::io::Io;
@@ -33,7 +33,8 @@ const REFRESH_NS_MIN: u64 = 100_000_000;
 pub struct Finished {
     pub report: Report,
     pub latencies: Latencies,
-    pub sent: Vec<((u16, u32), Sent)>,
+    /// Every acknowledgement, where `keep_ledger` asked for it.
+    pub ledger: Vec<Acknowledged>,
     pub topic: String,
     pub run: u32,
 }
@@ -72,11 +73,9 @@ impl<I: Io> Run<I> {
         let created = options.producers > 0 && admin.create_topic(&topic, &options.topic)?;
         let map = admin.whole_cluster(&topic)?;
         let reads_only = options.producers == 0;
-        let first_offsets = if created {
-            vec![0; map.leaders.len()]
-        } else {
-            admin.offsets(&map, if reads_only { End::Earliest } else { End::Latest })?
-        };
+        // A topic that was just made is in the metadata before its partitions answer.
+        let first_offsets =
+            admin.ready_offsets(&map, if reads_only { End::Earliest } else { End::Latest })?;
         let last_offsets = if reads_only { Some(admin.offsets(&map, End::Latest)?) } else { None };
         let mut ids = vec![ProducerId::NONE; options.producers as usize];
         if options.idempotent {
@@ -172,7 +171,7 @@ impl<I: Io> Run<I> {
         outputs: &mut Outputs,
     ) -> Result<Measured, String> {
         let mut measured = Measured::default();
-        let mut last_refresh_ns = 0;
+        let (mut last_refresh_ns, mut produced_ns) = (0, None);
         loop {
             match intervals.recv_timeout(POLL) {
                 Ok(interval) => {
@@ -199,8 +198,13 @@ impl<I: Io> Run<I> {
                 }
             }
             if !shared.is_producing() && shared.read_ends().is_none() {
+                let since_ns = *produced_ns.get_or_insert(now_ns);
                 match self.read_ends(shared) {
                     Ok(ends) => shared.set_read_ends(ends),
+                    // The brokers do not come back: what was acknowledged has to be there all the same.
+                    Err(_) if self.admin.now_ns() - since_ns > options.drain_timeout_ns => {
+                        shared.set_read_ends(shared.acked_ends());
+                    }
                     Err(error) => tracing::debug!(error, "the ends of the log are not known yet"),
                 }
             }
@@ -238,11 +242,13 @@ impl<I: Io> Run<I> {
     ) -> Result<Finished, String> {
         let mut sent: Vec<((u16, u32), Sent)> = Vec::new();
         let mut checks: Vec<PartitionCheck> = Vec::new();
+        let mut ledger = Vec::new();
         let (mut user_ns, mut system_ns, mut undrained, mut last_error) = (0, 0, 0, None);
         for thread in threads {
             let outcome = thread.join().map_err(|_| "a thread of the generator panicked")??;
             sent.extend(outcome.sent);
             checks.extend(outcome.checks);
+            ledger.extend(outcome.ledger);
             user_ns += outcome.cpu.user_ns;
             system_ns += outcome.cpu.system_ns;
             undrained += outcome.undrained;
@@ -274,7 +280,13 @@ impl<I: Io> Run<I> {
         };
         let report = Report::new(options, gathered);
         outputs.finish(&report)?;
-        Ok(Finished { report, latencies: measured.latencies, sent, topic: self.topic.clone(), run: self.run })
+        Ok(Finished {
+            report,
+            latencies: measured.latencies,
+            ledger,
+            topic: self.topic.clone(),
+            run: self.run,
+        })
     }
 
     fn asked(&self, options: &Options) -> Asked {

@@ -8,13 +8,13 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::cluster::{ClusterMap, Shared};
+use super::cluster::ClusterMap;
 use super::link::{Event, Kind, Link};
 use super::options::{FetchOptions, Options};
 use super::payload::{Filler, Identity};
 use super::recorder::{Recorder, Series};
 use super::request::CLIENT_ID;
-use super::sender::Moment;
+use super::turn::Turn;
 use super::verify::{PartitionCheck, Tools};
 use crate::io::{Completion, Io, Part};
 use crate::protocol::frame::{decode_response, write_request};
@@ -154,8 +154,8 @@ impl Fetcher {
     }
 
     /// One turn: a fetch on each connection that has none in flight.
-    pub fn turn<I: Io>(&mut self, io: &mut I, at: Moment, recorder: &mut Recorder, shared: &Shared) {
-        if let Some(ends) = shared.read_ends() {
+    pub fn turn<I: Io>(&mut self, io: &mut I, turn: &mut Turn<'_>) {
+        if let Some(ends) = turn.shared.read_ends() {
             for reader in self.readers.iter_mut().filter(|reader| !reader.done) {
                 let end = ends.get(reader.check.partition() as usize);
                 reader.done = end.is_some_and(|&end| reader.check.next_offset >= end);
@@ -171,7 +171,9 @@ impl Fetcher {
             let partitions: Array<'_, FetchPartition> = self
                 .readers
                 .iter()
-                .filter(|reader| reader.consumer == consumer && !reader.done && reader.retry_ns <= at.now_ns)
+                .filter(|reader| {
+                    reader.consumer == consumer && !reader.done && reader.retry_ns <= turn.now_ns
+                })
                 .filter(|reader| self.map.leaders.get(reader.check.partition() as usize) == Some(&Some(node)))
                 .map(|reader| FetchPartition {
                     partition: reader.check.partition() as i32,
@@ -182,7 +184,7 @@ impl Fetcher {
                 .collect();
             if !partitions.is_empty() {
                 self.fetch(io, number, partitions);
-                recorder.counts.fetches += 1;
+                turn.recorder.counts.fetches += 1;
             }
         }
     }
@@ -210,16 +212,13 @@ impl Fetcher {
         lane.link.send(io, vec![Part::Bytes(writer.buf)]);
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what the loop holds is lent, not owned")]
     pub fn complete<I: Io>(
         &mut self,
         io: &mut I,
         number: usize,
         kind: Kind,
         completion: Completion,
-        at: Moment,
-        recorder: &mut Recorder,
-        shared: &Shared,
+        turn: &mut Turn<'_>,
     ) {
         let Some(lane) = self.lanes.get_mut(number) else { return };
         let mut event = lane.link.complete(io, kind, completion);
@@ -230,13 +229,13 @@ impl Fetcher {
                 }
             }
             Event::Received(bytes) => {
-                recorder.counts.fetched_bytes += bytes.len() as u64;
+                turn.recorder.counts.fetched_bytes += bytes.len() as u64;
                 let address = lane.link.address;
                 let mut link = std::mem::replace(&mut lane.link, Link::new(0, address));
                 let mut outcome = Ok(());
                 let fed = link.feed(bytes, &mut |frame| {
                     if outcome.is_ok() {
-                        outcome = self.answer(number, frame, at, recorder, shared);
+                        outcome = self.answer(number, frame, turn);
                     }
                 });
                 self.lanes[number].link = link;
@@ -248,54 +247,47 @@ impl Fetcher {
         }
         let lane = &mut self.lanes[number];
         if matches!(event, Event::Lost) || matches!(lane.link.end(), Event::Lost) {
-            recorder.counts.connections_lost += 1;
+            turn.recorder.counts.connections_lost += u64::from(lane.link.was_open());
             lane.in_flight = false;
-            lane.reopen_ns = at.now_ns + self.backoff_ns;
+            lane.reopen_ns = turn.now_ns + self.backoff_ns;
             self.last_error = lane.link.error.take().or(self.last_error.take());
-            shared.want_refresh();
+            turn.shared.want_refresh();
         }
     }
 
-    fn answer(
-        &mut self,
-        number: usize,
-        frame: &[u8],
-        at: Moment,
-        recorder: &mut Recorder,
-        shared: &Shared,
-    ) -> Result<(), String> {
+    fn answer(&mut self, number: usize, frame: &[u8], turn: &mut Turn<'_>) -> Result<(), String> {
         self.lanes[number].in_flight = false;
         let version = self.map.versions.fetch;
         let (_, response): (i32, FetchResponse<'_>) =
             decode_response::<FetchRequest<'_>>(frame, version).map_err(|error| error.to_string())?;
         if response.error_code != 0 {
-            *recorder.counts.fetch_errors.entry(response.error_code).or_default() += 1;
+            *turn.recorder.counts.fetch_errors.entry(response.error_code).or_default() += 1;
             return Err(format!("fetch refused with error {}", response.error_code));
         }
         for partition in response.responses.iter().flat_map(|topic| topic.partitions) {
             let index = partition.partition_index as u32;
             let Some(&place) = self.places.get(&index) else { continue };
             if partition.error_code != 0 {
-                self.failed(place, partition.error_code, at, recorder, shared);
+                self.failed(place, partition.error_code, turn);
             } else {
-                self.read(place, &partition, at, recorder);
+                self.read(place, &partition, turn);
             }
         }
         Ok(())
     }
 
-    fn failed(&mut self, place: usize, code: i16, at: Moment, recorder: &mut Recorder, shared: &Shared) {
-        *recorder.counts.fetch_errors.entry(code).or_default() += 1;
+    fn failed(&mut self, place: usize, code: i16, turn: &mut Turn<'_>) {
+        *turn.recorder.counts.fetch_errors.entry(code).or_default() += 1;
         let reader = &mut self.readers[place];
         if code == ErrorCode::OffsetOutOfRange.code() {
             reader.check.out_of_range();
             reader.done = true;
         }
-        reader.retry_ns = at.now_ns + self.backoff_ns;
-        shared.want_refresh();
+        reader.retry_ns = turn.now_ns + self.backoff_ns;
+        turn.shared.want_refresh();
     }
 
-    fn read(&mut self, place: usize, data: &PartitionData<'_>, at: Moment, recorder: &mut Recorder) {
+    fn read(&mut self, place: usize, data: &PartitionData<'_>, turn: &mut Turn<'_>) {
         let Fetcher { readers, verify, filler, tools, run, .. } = self;
         let check = &mut readers[place].check;
         let bytes = data.records.as_ref().and_then(|records| records.bytes()).unwrap_or_default();
@@ -303,10 +295,10 @@ impl Fetcher {
         let mut group = Group::default();
         for batch in batches(bytes) {
             match batch {
-                Ok(batch) if *verify => check.batch(&batch, Some(filler), tools, |identity, _, _| {
+                Ok(batch) if *verify => check.batch(&batch, Some(filler), tools, |identity, _, new| {
                     records += 1;
-                    if identity.run == *run {
-                        group.add(identity, at.now_ns, recorder);
+                    if new && identity.run == *run {
+                        group.add(identity, turn.now_ns, turn.recorder);
                     }
                 }),
                 Ok(batch) => records += pass(check, &batch),
@@ -319,10 +311,10 @@ impl Fetcher {
                 }
             }
         }
-        group.flush(at.now_ns, recorder);
+        group.flush(turn.now_ns, turn.recorder);
         if records > 0 {
-            recorder.read(at.now_ns, records);
-            self.progress_ns = at.now_ns;
+            turn.recorder.read(turn.now_ns, records);
+            self.progress_ns = turn.now_ns;
         }
     }
 

@@ -46,7 +46,7 @@ pub enum Event {
     Received(Received),
     /// What was given to [`Link::send`] is with the kernel, or (`false`) the connection is going down; here are its parts.
     Sent(Vec<Part>, bool),
-    /// The connection is gone and nothing of it is left.
+    /// The connection is gone and nothing of it is left; see [`Link::was_open`].
     Lost,
 }
 
@@ -68,6 +68,7 @@ pub struct Link {
     socket: Option<Handle>,
     ops: u32,
     sending: bool,
+    was_open: bool,
     /// The beginning of a frame.
     inbox: Vec<u8>,
     pub error: Option<String>,
@@ -82,6 +83,7 @@ impl Link {
             socket: None,
             ops: 0,
             sending: false,
+            was_open: false,
             inbox: Vec::new(),
             error: None,
         }
@@ -95,6 +97,11 @@ impl Link {
         self.state == State::Open
     }
 
+    /// Whether the connection, gone by now, had been made.
+    pub fn was_open(&self) -> bool {
+        self.was_open
+    }
+
     /// Whether [`Link::send`] may be called.
     pub fn can_send(&self) -> bool {
         self.state == State::Open && !self.sending
@@ -104,6 +111,7 @@ impl Link {
     pub fn open<I: Io>(&mut self, io: &mut I) {
         debug_assert!(self.is_down());
         self.state = State::Connecting;
+        self.was_open = false;
         self.inbox.clear();
         self.submit(io, Op::Connect { address: self.address }, Kind::Connect);
     }
@@ -144,6 +152,7 @@ impl Link {
                 self.socket = Some(socket);
                 if self.state == State::Connecting {
                     self.state = State::Open;
+                    self.was_open = true;
                     self.submit(io, Op::Receive { socket }, Kind::Receive);
                     return Event::Opened;
                 }

@@ -15,6 +15,7 @@
 
 pub mod admin; // what is asked before and after
 pub mod args; // the command line
+pub mod audit; // whole logs against every acknowledgement
 pub mod batch; // record batches from templates
 pub mod cluster; // what the threads know of the cluster
 pub mod engine; // a run from beginning to end
@@ -33,6 +34,7 @@ pub mod request; // produce requests
 pub mod schedule; // when records arrive
 pub mod sender; // the producing half of a worker
 pub mod table; // the report for people
+pub mod turn; // the time of a turn and its records
 pub mod units; // rates, sizes, durations as people write them
 pub mod verify; // whether what was sent was read
 pub mod worker; // a thread

@@ -260,7 +260,8 @@ impl Producer {
         let full = batch.is_full(&workshop.template);
         if workshop.linger_ns == 0 {
             recorder.latency(Series::Lag, intended_ns, workshop.lag_ns(intended_ns, now_ns), 1);
-        } else if full {
+        } else if full && !queue.queued {
+            // Otherwise its linger was over before, and that was noted.
             let count = u64::from(batch.count);
             recorder.latency(Series::Lag, intended_ns, workshop.lag_ns(intended_ns, now_ns), count);
         }

@@ -4,25 +4,27 @@
 //! connection's requests in one piece. An answer settles its request; a batch that may be tried again goes back to its place
 //! and waits, alone in flight for its partition, so that order holds. Called by [`super::worker`].
 
+mod settle;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::batch::{Batch, ProducerId};
 use super::cluster::{ClusterMap, Shared};
-use super::lane::{Fence, Lane, Request};
-use super::link::{Event, Kind};
+use super::lane::{Fence, Lane};
 use super::options::{Acks, Keys, Options};
 use super::producer::{Producer, Workshop};
-use super::recorder::{Recorder, Series};
+use super::recorder::Series;
 use super::request::{CLIENT_ID, ProduceShape};
 use super::schedule::{Phases, Schedule};
+use super::turn::Turn;
 use super::verify::Sent;
-use crate::io::{Completion, Io};
-use crate::protocol::frame::{decode_response, encode_request};
+use crate::io::Io;
+use crate::protocol::Writer;
+use crate::protocol::frame::encode_request;
 use crate::protocol::messages::api_versions_request::ApiVersionsRequest;
-use crate::protocol::messages::produce_request::ProduceRequest;
-use crate::protocol::{ErrorCode, Reader, Writer};
 use crate::record::{Codec, Compressor};
+use settle::give_up;
 
 /// How long the broker may wait for its replicas.
 const REQUEST_TIMEOUT_MS: i32 = 30_000;
@@ -30,13 +32,6 @@ const REQUEST_TIMEOUT_MS: i32 = 30_000;
 const RESOLUTION: u64 = 2000;
 /// The answer to a fence has this id, which no request reaches in a run.
 const FENCE_ID: i32 = -7;
-
-/// The time of a turn.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    pub now_ns: u64,
-    pub wall_ms: i64,
-}
 
 /// See the module.
 pub struct Sender {
@@ -50,6 +45,7 @@ pub struct Sender {
     workshop: Workshop,
     shape: ProduceShape,
     settings: Settings,
+    run: u32,
     compressor: Compressor,
     writer: Writer,
     spare: Vec<Vec<Batch>>,
@@ -58,7 +54,20 @@ pub struct Sender {
     flushed: bool,
     /// Lanes that got something ready.
     touched: Vec<usize>,
+    /// Every acknowledgement, where that is asked for.
+    pub ledger: Option<Vec<Acknowledged>>,
     pub last_error: Option<String>,
+}
+
+/// An acknowledged batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    pub run: u32,
+    pub producer: u16,
+    pub partition: u32,
+    pub first_sequence: u64,
+    pub count: u32,
+    pub base_offset: i64,
 }
 
 struct Settings {
@@ -117,6 +126,8 @@ impl Sender {
             delayed: VecDeque::new(),
             flushed: false,
             touched: Vec::new(),
+            ledger: options.keep_ledger.then(Vec::new),
+            run,
             last_error: None,
         }
     }
@@ -193,25 +204,25 @@ impl Sender {
     }
 
     /// One turn. What it sends goes out with the driver's next submission.
-    pub fn turn<I: Io>(&mut self, io: &mut I, at: Moment, recorder: &mut Recorder, shared: &Shared) {
-        self.run_timers(io, at, recorder);
+    pub fn turn<I: Io>(&mut self, io: &mut I, turn: &mut Turn<'_>) {
+        self.run_timers(io, turn);
         if self.workshop.closed_loop {
-            self.fill_closed(at, recorder, shared);
+            self.fill_closed(turn);
         } else {
             for (index, producer) in self.producers.iter_mut().enumerate() {
-                producer.fill(index as u32, at.now_ns, &mut self.workshop, recorder, &|_| true);
+                producer.fill(index as u32, turn.now_ns, &mut self.workshop, turn.recorder, &|_| true);
             }
         }
-        if !self.flushed && self.is_over(at.now_ns) {
+        if !self.flushed && self.is_over(turn.now_ns) {
             self.flushed = true;
             self.flush_batches();
         } else if self.workshop.is_blocked() && self.workshop.linger_ns > 0 {
             self.flush_batches();
         }
-        self.assign_ripe(shared);
+        self.assign_ripe(turn.shared);
         self.touched.clear();
         for lane in 0..self.lanes.len() {
-            self.pump(lane, at, recorder, shared);
+            self.pump(lane, turn);
             self.lanes[lane].flush(io);
         }
         self.touched.clear();
@@ -224,7 +235,7 @@ impl Sender {
     }
 
     /// Fills the requests that may be in flight, a batch at a time for each producer in turn.
-    fn fill_closed(&mut self, at: Moment, recorder: &mut Recorder, shared: &Shared) {
+    fn fill_closed(&mut self, turn: &mut Turn<'_>) {
         let keyed = self.workshop.keys != Keys::None;
         loop {
             let mut took = false;
@@ -241,12 +252,12 @@ impl Sender {
                     let waiting = if keyed { 0 } else { lanes[lane].ready.len() };
                     lanes[lane].in_flight.len() + waiting < max
                 };
-                if producer.fill(index as u32, at.now_ns, workshop, recorder, &has_slot) {
+                if producer.fill(index as u32, turn.now_ns, workshop, turn.recorder, &has_slot) {
                     took = true;
-                    self.assign_ripe(shared);
+                    self.assign_ripe(turn.shared);
                     // At once: a batch is a request of its own where the plan does not gather more.
                     while let Some(lane) = self.touched.pop() {
-                        self.pump(lane, at, recorder, shared);
+                        self.pump(lane, turn);
                     }
                 }
             }
@@ -275,30 +286,30 @@ impl Sender {
     }
 
     /// Moves ripe batches into requests while the lane takes more.
-    fn pump(&mut self, number: usize, at: Moment, recorder: &mut Recorder, shared: &Shared) {
+    fn pump(&mut self, number: usize, turn: &mut Turn<'_>) {
         while self.lanes[number].link.is_open()
             && self.lanes[number].in_flight.len() < self.settings.in_flight_max
             && !self.lanes[number].ready.is_empty()
         {
             let mut batches = self.spare.pop().unwrap_or_default();
-            let producer = self.gather(number, at, &mut batches, recorder);
-            self.assign_ripe(shared);
+            let producer = self.gather(number, turn, &mut batches);
+            self.assign_ripe(turn.shared);
             if batches.is_empty() {
                 self.spare.push(batches);
                 continue;
             }
             let records: u64 = batches.iter().map(|batch| u64::from(batch.count)).sum();
-            recorder.counts.requests += 1;
-            recorder.counts.batches += batches.len() as u64;
-            recorder.sent(at.now_ns, records);
+            turn.recorder.counts.requests += 1;
+            turn.recorder.counts.batches += batches.len() as u64;
+            turn.recorder.sent(turn.now_ns, records);
             let packed = self.settings.packed;
             let bytes = self.lanes[number].write(&self.shape, producer, batches, packed, &mut self.writer);
-            recorder.counts.wire_bytes += bytes as u64;
+            turn.recorder.counts.wire_bytes += bytes as u64;
         }
     }
 
     /// Takes the batches of one producer for the next request of a lane; whose they are.
-    fn gather(&mut self, number: usize, at: Moment, out: &mut Vec<Batch>, recorder: &mut Recorder) -> u32 {
+    fn gather(&mut self, number: usize, turn: &mut Turn<'_>, out: &mut Vec<Batch>) -> u32 {
         let mut owner = None;
         let mut bytes = 0;
         while let Some(&(index, partition)) = self.lanes[number].ready.front() {
@@ -322,33 +333,33 @@ impl Sender {
             lanes[number].ready.pop_front();
             queue.queued = false;
             // A retry that has to wait is brought back by its timer, or by the answer it waits for.
-            if queue.must_wait(at.now_ns) {
+            if queue.must_wait(turn.now_ns) {
                 continue;
             }
             let Some(mut batch) = queue.batches.pop_front() else { continue };
             if queue.dead {
-                give_up(&mut queue.sent, batch, workshop, recorder);
+                give_up(&mut queue.sent, batch, workshop, turn.recorder);
             } else {
                 if batch.attempts == 0
                     && let Err(error) =
-                        batch.seal(&workshop.template, id, (at.now_ns, at.wall_ms), compressor)
+                        batch.seal(&workshop.template, id, (turn.now_ns, turn.wall_ms), compressor)
                 {
                     self.last_error = Some(error.to_string());
-                    give_up(&mut queue.sent, batch, workshop, recorder);
+                    give_up(&mut queue.sent, batch, workshop, turn.recorder);
                     continue;
                 }
                 if batch.attempts == 0 && !settings.packed {
                     let len = batch.raw_len(&workshop.template);
                     batch.bytes.truncate(len);
                 }
-                recorder.counts.retries += u64::from(batch.attempts > 0);
+                turn.recorder.counts.retries += u64::from(batch.attempts > 0);
                 batch.attempts += 1;
                 queue.in_flight += 1;
                 bytes += size.unwrap_or(0);
                 owner = Some(index);
                 out.push(batch);
             }
-            if queue.is_ripe(&workshop.template, workshop.linger_ns, at.now_ns) || self.flushed {
+            if queue.is_ripe(&workshop.template, workshop.linger_ns, turn.now_ns) || self.flushed {
                 queue.queued = true;
                 workshop.ripe.push((index, partition));
             }
@@ -356,19 +367,19 @@ impl Sender {
         owner.unwrap_or(0)
     }
 
-    fn run_timers<I: Io>(&mut self, io: &mut I, at: Moment, recorder: &mut Recorder) {
+    fn run_timers<I: Io>(&mut self, io: &mut I, turn: &mut Turn<'_>) {
         self.reopen(io);
         let Sender { producers, workshop, delayed, .. } = self;
         while let Some(&(due, producer, partition, first)) = workshop.lingering.front() {
-            if due > at.now_ns {
+            if due > turn.now_ns {
                 break;
             }
             workshop.lingering.pop_front();
             let timer = (due, partition, first);
-            producers[producer as usize].lingered(producer, timer, at.now_ns, workshop, recorder);
+            producers[producer as usize].lingered(producer, timer, turn.now_ns, workshop, turn.recorder);
         }
         while let Some(&(due, producer, partition)) = delayed.front() {
-            if due > at.now_ns {
+            if due > turn.now_ns {
                 break;
             }
             delayed.pop_front();
@@ -376,243 +387,6 @@ impl Sender {
             if !queue.queued && !queue.batches.is_empty() {
                 queue.queued = true;
                 workshop.ripe.push((producer, partition));
-            }
-        }
-    }
-
-    /// Takes a completion of connection `number`.
-    #[expect(clippy::too_many_arguments, reason = "what the loop holds is lent, not owned")]
-    pub fn complete<I: Io>(
-        &mut self,
-        io: &mut I,
-        number: usize,
-        kind: Kind,
-        completion: Completion,
-        at: Moment,
-        recorder: &mut Recorder,
-        shared: &Shared,
-    ) {
-        let packed = self.settings.packed;
-        let Some(lane) = self.lanes.get_mut(number) else { return };
-        let mut event = lane.link.complete(io, kind, completion);
-        match &mut event {
-            Event::Sent(parts, ok) => {
-                lane.sent(std::mem::take(parts), *ok, packed);
-                self.after_send(number, at, recorder, shared);
-            }
-            Event::Received(bytes) => {
-                if let Err(error) = self.received(number, bytes, at, recorder, shared) {
-                    self.lanes[number].link.close(io, &error);
-                }
-            }
-            Event::Nothing | Event::Opened | Event::Lost => {}
-        }
-        let lost = matches!(event, Event::Lost) || matches!(self.lanes[number].link.end(), Event::Lost);
-        if lost {
-            self.lost(number, at, recorder, shared);
-        }
-    }
-
-    fn after_send(&mut self, number: usize, at: Moment, recorder: &mut Recorder, shared: &Shared) {
-        if self.settings.acks == Acks::None {
-            while let Some(request) = self.lanes[number].take_sent() {
-                self.settle_unanswered(request, recorder);
-            }
-            return;
-        }
-        while let Some((request, at_ns, answer)) = self.lanes[number].take_settled() {
-            let then = Moment { now_ns: at_ns, ..at };
-            self.settle(request, &answer, then, recorder, shared);
-        }
-    }
-
-    fn received(
-        &mut self,
-        number: usize,
-        bytes: &[u8],
-        at: Moment,
-        recorder: &mut Recorder,
-        shared: &Shared,
-    ) -> Result<(), String> {
-        // The link is taken out so that its frames can be handled while it cuts them.
-        let address = self.lanes[number].link.address;
-        let mut link = std::mem::replace(&mut self.lanes[number].link, super::link::Link::new(0, address));
-        let mut outcome = Ok(());
-        let fed = link.feed(bytes, &mut |frame| {
-            if outcome.is_ok() {
-                outcome = self.answer(number, frame, at, recorder, shared);
-            }
-        });
-        self.lanes[number].link = link;
-        fed.and(outcome)
-    }
-
-    fn answer(
-        &mut self,
-        number: usize,
-        frame: &[u8],
-        at: Moment,
-        recorder: &mut Recorder,
-        shared: &Shared,
-    ) -> Result<(), String> {
-        let id = Reader::new(frame).i32("correlation_id").map_err(|error| error.to_string())?;
-        let lane = &mut self.lanes[number];
-        if lane.fence == Fence::Sent && id == FENCE_ID {
-            lane.fence = Fence::Passed;
-            return Ok(());
-        }
-        if !lane.is_next(id) {
-            return lane.answered(id, at.now_ns, frame);
-        }
-        let Some(request) = lane.in_flight.pop_front() else { return Ok(()) };
-        self.settle(request, frame, at, recorder, shared);
-        Ok(())
-    }
-
-    /// Hands each batch of an answered request its outcome.
-    fn settle(
-        &mut self,
-        mut request: Request,
-        frame: &[u8],
-        at: Moment,
-        recorder: &mut Recorder,
-        shared: &Shared,
-    ) {
-        let decoded = decode_response::<ProduceRequest>(frame, self.shape.version);
-        if let Ok((_, response)) = &decoded {
-            for partition in response.responses.iter().flat_map(|topic| topic.partition_responses) {
-                let index = partition.index as u32;
-                let Some(place) = request.batches.iter().position(|batch| batch.partition == index) else {
-                    continue;
-                };
-                let batch = request.batches.swap_remove(place);
-                if let Some(message) = &partition.error_message {
-                    self.last_error = Some(message.to_string());
-                }
-                let code =
-                    ErrorCode::from_code(partition.error_code).unwrap_or(ErrorCode::UnknownServerError);
-                self.outcome(request.producer, batch, code, partition.base_offset, at, recorder, shared);
-            }
-        } else if let Err(error) = decoded {
-            self.last_error = Some(error.to_string());
-        }
-        // A batch without an answer, or with one that cannot be read.
-        while let Some(batch) = request.batches.pop() {
-            self.outcome(request.producer, batch, ErrorCode::NetworkException, -1, at, recorder, shared);
-        }
-        self.spare.push(request.batches);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a batch, its answer, and where to write it down")]
-    fn outcome(
-        &mut self,
-        index: u32,
-        batch: Batch,
-        code: ErrorCode,
-        base_offset: i64,
-        at: Moment,
-        recorder: &mut Recorder,
-        shared: &Shared,
-    ) {
-        let Sender { producers, workshop, settings, delayed, .. } = self;
-        let queue = &mut producers[index as usize].partitions[batch.partition as usize];
-        queue.in_flight -= 1;
-        let partition = batch.partition;
-        if code.is_error() {
-            *recorder.counts.produce_errors.entry(code.code()).or_default() += 1;
-        }
-        let all_before_are_in = || {
-            let first = batch.first_sequence;
-            first == 0
-                || queue.sent.acked.ranges().first().is_some_and(|&(from, to)| from == 0 && to >= first)
-        };
-        let again = match code {
-            // The broker has it already, and does not say where.
-            ErrorCode::None | ErrorCode::DuplicateSequenceNumber => {
-                let offset = if code.is_error() { -1 } else { base_offset };
-                if offset >= 0 {
-                    shared.acknowledged(partition, offset + i64::from(batch.count));
-                }
-                queue.sent.acknowledge(batch.first_sequence, batch.count, offset);
-                record_ack(&batch, workshop, at.now_ns, recorder);
-                workshop.recycle(batch);
-                None
-            }
-            // An earlier one is to be sent again first. Otherwise the broker has lost what it acknowledged.
-            ErrorCode::OutOfOrderSequenceNumber if settings.idempotent && !all_before_are_in() => Some(batch),
-            code if code.is_retriable() => Some(batch),
-            _ => {
-                queue.dead = settings.idempotent;
-                give_up(&mut queue.sent, batch, workshop, recorder);
-                None
-            }
-        };
-        if let Some(batch) = again {
-            if at.now_ns.saturating_sub(batch.first_intended_ns) > settings.delivery_timeout_ns {
-                queue.dead = settings.idempotent;
-                give_up(&mut queue.sent, batch, workshop, recorder);
-            } else {
-                shared.want_refresh();
-                queue.put_back(batch);
-                queue.retry_at_ns = at.now_ns + settings.retry_backoff_ns;
-                delayed.push_back((queue.retry_at_ns, index, partition));
-            }
-        }
-        // A retry may have waited for this one.
-        if !queue.queued && !queue.must_wait(at.now_ns) {
-            let waits = queue.batches.front().is_some_and(|front| front.attempts > 0);
-            if waits || (self.flushed && !queue.batches.is_empty()) {
-                queue.queued = true;
-                workshop.ripe.push((index, partition));
-            }
-        }
-    }
-
-    /// With acks=0 nothing more is known of a request than that it was sent.
-    fn settle_unanswered(&mut self, mut request: Request, recorder: &mut Recorder) {
-        for batch in request.batches.drain(..) {
-            let queue = &mut self.producers[request.producer as usize].partitions[batch.partition as usize];
-            queue.in_flight -= 1;
-            queue.sent.unanswered.insert(batch.first_sequence, batch.end_sequence());
-            recorder.counts.unacknowledged += u64::from(batch.count);
-            self.workshop.recycle(batch);
-        }
-        self.spare.push(request.batches);
-    }
-
-    /// A connection is gone: what was in flight is tried again.
-    fn lost(&mut self, number: usize, at: Moment, recorder: &mut Recorder, shared: &Shared) {
-        recorder.counts.connections_lost += 1;
-        let lane = &mut self.lanes[number];
-        lane.reopen_ns = at.now_ns + self.settings.retry_backoff_ns;
-        lane.fence = Fence::None;
-        self.last_error = lane.link.error.take().or(self.last_error.take());
-        shared.want_refresh();
-        for (mut request, _) in self.lanes[number].take_all(self.settings.packed) {
-            if self.settings.acks == Acks::None {
-                self.settle_unanswered(request, recorder);
-                continue;
-            }
-            for batch in request.batches.drain(..) {
-                let code = ErrorCode::NetworkException;
-                self.outcome(request.producer, batch, code, -1, at, recorder, shared);
-            }
-        }
-    }
-
-    /// Gives up batches that have waited too long for a connection or a leader. Called once a second.
-    pub fn expire(&mut self, at: Moment, recorder: &mut Recorder) {
-        let timeout = self.settings.delivery_timeout_ns;
-        for producer in &mut self.producers {
-            for queue in &mut producer.partitions {
-                while let Some(front) = queue.batches.front() {
-                    if queue.in_flight > 0 || at.now_ns.saturating_sub(front.first_intended_ns) <= timeout {
-                        break;
-                    }
-                    let Some(batch) = queue.batches.pop_front() else { break };
-                    queue.dead |= self.settings.idempotent;
-                    give_up(&mut queue.sent, batch, &mut self.workshop, recorder);
-                }
             }
         }
     }
@@ -641,27 +415,32 @@ impl Sender {
     }
 
     /// Takes no more from the plan. With `late`, what it still holds counts as never sent, and its latency as what it is by now.
-    pub fn stop(&mut self, late: bool, at: Moment, recorder: &mut Recorder) {
+    pub fn stop(&mut self, late: bool, turn: &mut Turn<'_>) {
         for producer in &mut self.producers {
             while let Some(intended) = producer.schedule.arrival_ns(0).filter(|_| late) {
-                let behind = at.now_ns.saturating_sub(intended);
-                recorder.latency(Series::Ack, intended, behind, 1);
-                producer.schedule.take(at.now_ns);
-                recorder.counts.never_sent += 1;
+                let behind = turn.now_ns.saturating_sub(intended);
+                turn.recorder.latency(Series::Ack, intended, behind, 1);
+                producer.schedule.take(turn.now_ns);
+                turn.recorder.counts.never_sent += 1;
             }
             producer.schedule.cancel();
         }
     }
 
     /// Ends everything that still waits or is in flight: its outcome stays unknown.
-    pub fn abandon(&mut self, at: Moment, recorder: &mut Recorder) {
-        self.stop(true, at, recorder);
+    pub fn abandon(&mut self, turn: &mut Turn<'_>) {
+        self.stop(true, turn);
         for producer in &mut self.producers {
             for queue in &mut producer.partitions {
                 for batch in queue.batches.drain(..) {
-                    let behind = at.now_ns.saturating_sub(batch.first_intended_ns);
-                    recorder.latency(Series::Ack, batch.first_intended_ns, behind, u64::from(batch.count));
-                    give_up(&mut queue.sent, batch, &mut self.workshop, recorder);
+                    let behind = turn.now_ns.saturating_sub(batch.first_intended_ns);
+                    turn.recorder.latency(
+                        Series::Ack,
+                        batch.first_intended_ns,
+                        behind,
+                        u64::from(batch.count),
+                    );
+                    give_up(&mut queue.sent, batch, &mut self.workshop, turn.recorder);
                 }
             }
         }
@@ -670,7 +449,7 @@ impl Sender {
                 let producer = &mut self.producers[request.producer as usize];
                 for batch in request.batches {
                     let sent = &mut producer.partitions[batch.partition as usize].sent;
-                    give_up(sent, batch, &mut self.workshop, recorder);
+                    give_up(sent, batch, &mut self.workshop, turn.recorder);
                 }
             }
         }
@@ -701,30 +480,5 @@ impl Sender {
             }
         }
         all
-    }
-}
-
-/// A batch that will not be acknowledged any more; whether the broker has it is unknown.
-fn give_up(sent: &mut Sent, batch: Batch, workshop: &mut Workshop, recorder: &mut Recorder) {
-    sent.unanswered.insert(batch.first_sequence, batch.end_sequence());
-    recorder.counts.failed += u64::from(batch.count);
-    workshop.recycle(batch);
-}
-
-/// The latencies of an acknowledged batch, record by record where they differ by more than the histogram can tell.
-fn record_ack(batch: &Batch, workshop: &Workshop, now_ns: u64, recorder: &mut Recorder) {
-    let count = u64::from(batch.count);
-    recorder.acked(now_ns, count);
-    let raw = now_ns.saturating_sub(batch.sent_ns);
-    let (first, last) = (batch.first_intended_ns, batch.last_intended_ns);
-    let longest = now_ns.saturating_sub(first);
-    if recorder.takes(first) == recorder.takes(last) && (last - first) * RESOLUTION <= longest {
-        recorder.latency(Series::Ack, first, longest, count);
-        recorder.latency(Series::AckUncorrected, first, raw, count);
-        return;
-    }
-    for intended in batch.intended_times(&workshop.template) {
-        recorder.latency(Series::Ack, intended, now_ns.saturating_sub(intended), 1);
-        recorder.latency(Series::AckUncorrected, intended, raw, 1);
     }
 }

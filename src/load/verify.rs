@@ -85,6 +85,8 @@ struct Seen {
     /// Below `next` and not seen yet.
     missing: Intervals,
     fingerprint: u64,
+    duplicated: u64,
+    reordered: u64,
 }
 
 /// Memory a reader needs to look into batches.
@@ -124,13 +126,13 @@ impl PartitionCheck {
         }
     }
 
-    /// Looks at the next batch; `each` gets every good record of the run that had not been read before, and its size.
+    /// Looks at the next batch; `each` gets every good record of the run, its offset, and whether it came for the first time.
     pub fn batch(
         &mut self,
         batch: &RecordBatch<'_>,
         filler: Option<&Filler>,
         tools: &mut Tools,
-        mut each: impl FnMut(&Identity, i64, usize),
+        mut each: impl FnMut(&Identity, i64, bool),
     ) {
         let header = *batch.header();
         self.counts.batches += 1;
@@ -191,7 +193,7 @@ impl PartitionCheck {
         offset: i64,
         batch_offset: i64,
         filler: Option<&Filler>,
-        each: &mut impl FnMut(&Identity, i64, usize),
+        each: &mut impl FnMut(&Identity, i64, bool),
     ) {
         self.counts.records += 1;
         let value = record.value.unwrap_or_default();
@@ -212,9 +214,8 @@ impl PartitionCheck {
             self.counts.corrupt += 1;
             return self.note(|| format!("offset {offset}: another record's bytes: {identity:?}"));
         }
-        if self.count(&identity, offset, (offset == batch_offset).then_some(batch_offset)) {
-            each(&identity, offset, record.key.map_or(0, <[u8]>::len) + value.len());
-        }
+        let new = self.count(&identity, offset, (offset == batch_offset).then_some(batch_offset));
+        each(&identity, offset, new);
     }
 
     /// Whether the record is a new one.
@@ -238,10 +239,12 @@ impl PartitionCheck {
             seen.missing.insert(seen.next, sequence);
             seen.next = sequence + 1;
         } else if seen.missing.remove(sequence) {
+            seen.reordered += 1;
             self.counts.reordered += 1;
             let newest = seen.next - 1;
             self.note(|| format!("offset {offset}: sequence {sequence} of {key:?} behind {newest}"));
         } else {
+            seen.duplicated += 1;
             self.counts.duplicated += 1;
             self.note(|| format!("offset {offset}: sequence {sequence} of {key:?} again"));
             return false;
@@ -262,6 +265,17 @@ impl PartitionCheck {
 
     pub fn partition(&self) -> u32 {
         self.partition
+    }
+
+    /// Per run: records that came twice, and late.
+    pub fn by_run(&self) -> BTreeMap<u32, (u64, u64)> {
+        let mut runs = BTreeMap::<u32, (u64, u64)>::new();
+        for (&(run, _), &at) in &self.index {
+            let counts = runs.entry(run).or_default();
+            counts.0 += self.senders[at].duplicated;
+            counts.1 += self.senders[at].reordered;
+        }
+        runs
     }
 
     fn note(&mut self, text: impl FnOnce() -> String) {

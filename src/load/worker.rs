@@ -12,7 +12,8 @@ use super::link::split;
 use super::options::Options;
 use super::recorder::{Interval, Recorder};
 use super::schedule::Phases;
-use super::sender::{Moment, Seat, Sender};
+use super::sender::{Acknowledged, Seat, Sender};
+use super::turn::Turn;
 use super::verify::{PartitionCheck, Sent};
 use crate::io::affinity;
 use crate::io::uring::{UringIo, UringOptions};
@@ -46,6 +47,7 @@ pub struct Job {
 pub struct Outcome {
     pub sent: Vec<((u16, u32), Sent)>,
     pub checks: Vec<PartitionCheck>,
+    pub ledger: Vec<Acknowledged>,
     /// Since the end of the warm-up.
     pub cpu: CpuTime,
     /// Partitions not read to their end.
@@ -115,10 +117,6 @@ impl<I: Io> Worker<I> {
         }
     }
 
-    fn moment(&self) -> Moment {
-        Moment { now_ns: self.io.now(), wall_ms: self.io.wall_ms() }
-    }
-
     fn run(mut self) -> Result<Outcome, String> {
         // Nothing is measured before the run; this one's counts go nowhere.
         let (nowhere, _) = std::sync::mpsc::channel();
@@ -144,6 +142,7 @@ impl<I: Io> Worker<I> {
         let before = self.cpu_before.unwrap_or(after);
         Ok(Outcome {
             undrained: self.fetcher.undrained(),
+            ledger: self.sender.ledger.take().unwrap_or_default(),
             error: self.sender.last_error.take().or(self.fetcher.last_error.take()),
             sent: self.sender.into_sent(),
             checks: self.fetcher.into_checks(),
@@ -176,81 +175,81 @@ impl<I: Io> Worker<I> {
     fn step(&mut self, wake_ns: u64, recorder: &mut Recorder) {
         let mut completions = std::mem::take(&mut self.completions);
         self.io.turn(wake_ns, &mut completions);
-        let at = self.moment();
+        let (now_ns, wall_ms) = (self.io.now(), self.io.wall_ms());
+        let turn = &mut Turn { now_ns, wall_ms, recorder, shared: &self.job.shared };
         for completion in completions.drain(..) {
             let (number, kind) = split(completion.token);
             // Even numbers are produce connections, odd ones fetch connections.
-            let (io, shared) = (&mut self.io, &self.job.shared);
             if number % 2 == 0 {
-                self.sender.complete(io, number / 2, kind, completion, at, recorder, shared);
+                self.sender.complete(&mut self.io, number / 2, kind, completion, turn);
             } else {
-                self.fetcher.complete(io, number / 2, kind, completion, at, recorder, shared);
+                self.fetcher.complete(&mut self.io, number / 2, kind, completion, turn);
             }
         }
         self.completions = completions;
     }
 
     fn load(&mut self, phases: Phases, recorder: &mut Recorder) {
+        let shared = self.job.shared.clone();
         loop {
-            let at = self.moment();
-            if self.cpu_before.is_none() && at.now_ns >= phases.measure_ns {
+            let (now_ns, wall_ms) = (self.io.now(), self.io.wall_ms());
+            if self.cpu_before.is_none() && now_ns >= phases.measure_ns {
                 self.cpu_before = Some(thread_cpu_time());
             }
-            if recorder.turn(at.now_ns) {
-                self.sender.expire(at, recorder);
+            let second_over = recorder.turn(now_ns);
+            let turn = &mut Turn { now_ns, wall_ms, recorder, shared: &shared };
+            if second_over {
+                self.sender.expire(turn);
             }
-            if self.map_number != self.job.shared.map_number() {
-                self.map_number = self.job.shared.map_number();
-                let map = self.job.shared.map();
+            if self.map_number != shared.map_number() {
+                self.map_number = shared.map_number();
+                let map = shared.map();
                 self.sender.set_map(map.clone());
                 self.fetcher.set_map(map);
             }
             if !self.produced {
-                self.sender.turn(&mut self.io, at, recorder, &self.job.shared);
-                self.finish_producing(at, recorder);
+                self.sender.turn(&mut self.io, turn);
+                self.finish_producing(phases, turn);
             }
-            self.fetcher.turn(&mut self.io, at, recorder, &self.job.shared);
-            if self.produced && self.is_drained(at) {
+            self.fetcher.turn(&mut self.io, turn);
+            if self.produced && self.is_drained(now_ns) {
                 return;
             }
-            let sender = if self.produced { u64::MAX } else { self.sender.wake_ns(at.now_ns) };
-            let wake = sender.min(self.fetcher.wake_ns(at.now_ns));
-            let wake = wake.max(at.now_ns + self.job.options.tick_ns).min(recorder.ends_ns());
-            self.step(wake.min(at.now_ns + SLEEP_NS_MAX), recorder);
+            let sender = if self.produced { u64::MAX } else { self.sender.wake_ns(now_ns) };
+            let wake = sender.min(self.fetcher.wake_ns(now_ns));
+            let wake = wake.max(now_ns + self.job.options.tick_ns).min(recorder.ends_ns());
+            self.step(wake.min(now_ns + SLEEP_NS_MAX), recorder);
         }
     }
 
     /// Whether the producers have finished, or have had the time they were given for it.
-    fn finish_producing(&mut self, at: Moment, recorder: &mut Recorder) {
-        if self.job.shared.should_stop() {
-            self.sender.stop(false, at, recorder);
+    fn finish_producing(&mut self, phases: Phases, turn: &mut Turn<'_>) {
+        if turn.shared.should_stop() {
+            self.sender.stop(false, turn);
         }
-        if !self.sender.is_over(at.now_ns) && self.over_ns.is_none() {
-            // A backlog does not end the plan: what was due is sent, unless it takes too long.
-            let stop = self.job.shared.phases().map_or(u64::MAX, |phases| phases.stop_ns);
-            if at.now_ns < stop {
-                return;
-            }
+        // A backlog does not end the plan: what was due is sent, unless it takes too long.
+        if self.over_ns.is_none() && turn.now_ns < phases.stop_ns && !self.sender.is_over(turn.now_ns) {
+            return;
         }
-        let over = *self.over_ns.get_or_insert(at.now_ns);
-        let late = at.now_ns - over > self.job.options.drain_timeout_ns;
+        let over = *self.over_ns.get_or_insert(turn.now_ns);
+        let late = turn.now_ns - over > self.job.options.drain_timeout_ns;
         if late {
-            self.sender.abandon(at, recorder);
+            self.sender.abandon(turn);
         }
-        if late || self.sender.is_finished(&mut self.io, at.now_ns) {
+        if late || self.sender.is_finished(&mut self.io, turn.now_ns) {
             self.produced = true;
-            self.job.shared.produced();
+            turn.shared.produced();
         }
     }
 
-    fn is_drained(&mut self, at: Moment) -> bool {
+    fn is_drained(&mut self, now_ns: u64) -> bool {
         if self.job.parts.is_empty() || self.fetcher.is_finished() {
             return true;
         }
         if self.job.shared.read_ends().is_none() {
             return false;
         }
-        let since = *self.draining_ns.get_or_insert(at.now_ns);
-        at.now_ns - since.max(self.fetcher.progress_ns) > self.job.options.drain_timeout_ns
+        let since = *self.draining_ns.get_or_insert(now_ns);
+        now_ns - since.max(self.fetcher.progress_ns) > self.job.options.drain_timeout_ns
     }
 }

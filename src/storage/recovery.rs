@@ -30,18 +30,31 @@ const CHECKPOINT_BYTES_MAX: usize = 64 << 20;
 /// The checkpoints that are kept by topic id.
 const OFFSET_FILES: [&str; 3] = [RECOVERY_POINT_FILE, LOG_START_OFFSET_FILE, CLEANER_OFFSET_FILE];
 const LOCK_FILE: &str = ".lock";
+const LOCK_WAIT_NS: u64 = 3_000_000_000;
+const LOCK_RETRY_NS: u64 = 20_000_000;
 
 /// Offsets by topic id and partition.
 pub(super) type Offsets = BTreeMap<(Uuid, i32), i64>;
 
 /// Locks the directories for the life of `io`'s driver, so that no other broker uses them. Blocking, before anything else.
+/// Waits a little for a holder: the kernel ends the ring of a killed process, and with it the lock, some time after the
+/// process itself is gone.
 pub fn lock_dirs(io: &mut impl Io, dirs: &[PathBuf]) -> Result<(), StorageError> {
+    let deadline_ns = io.now().saturating_add(LOCK_WAIT_NS);
     for dir in dirs {
         let path = dir.join(LOCK_FILE);
-        match io.lock_file(&path) {
-            Ok(true) => {}
-            Ok(false) => return Err(StorageError::Locked { path }),
-            Err(error) => return Err(StorageError::Io { path, error }),
+        loop {
+            match io.lock_file(&path) {
+                Ok(true) => break,
+                Ok(false) if io.now() < deadline_ns => {
+                    let until_ns = io.now().saturating_add(LOCK_RETRY_NS);
+                    while io.now() < until_ns {
+                        io.turn(until_ns, &mut Vec::new());
+                    }
+                }
+                Ok(false) => return Err(StorageError::Locked { path }),
+                Err(error) => return Err(StorageError::Io { path, error }),
+            }
         }
     }
     Ok(())
