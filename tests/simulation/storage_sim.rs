@@ -24,6 +24,7 @@ use super::sim_io::{Crash, SimIo, SimOptions, SimWorld};
 const SECOND_NS: u64 = 1_000_000_000;
 /// Virtual time within which healthy storage must have answered everything.
 const PATIENCE_NS: u64 = 300 * SECOND_NS;
+const TICK_NS: u64 = 50_000_000;
 const POOL_BYTES: usize = 24 << 20;
 
 struct Sim {
@@ -81,6 +82,8 @@ struct Shard {
     storage: Storage,
     pool: BufferPool,
     waiting: Vec<Waiting>,
+    /// No tick before.
+    tick_ns: u64,
 }
 
 /// A read that answered "pending".
@@ -232,7 +235,7 @@ impl Sim {
             let pool = BufferPool::new(POOL_BYTES);
             let options = self.options(shard as u32, &pool);
             let storage = Storage::open(&mut io, options).map_err(|error| format!("open: {error}"))?;
-            self.shards.push(Shard { io, storage, pool, waiting: Vec::new() });
+            self.shards.push(Shard { io, storage, pool, waiting: Vec::new(), tick_ns: 0 });
         }
         let mut opened = Vec::new();
         for at in 0..self.logs.len() {
@@ -457,15 +460,17 @@ impl Sim {
     /// One turn of a shard, in the order that storage asks for.
     fn turn(&mut self, shard: usize) -> Verdict {
         let mut completions: Vec<Completion> = Vec::new();
-        let Shard { io, storage, .. } = &mut self.shards[shard];
+        let Shard { io, storage, tick_ns, .. } = &mut self.shards[shard];
         storage.end_turn(io);
-        let deadline = storage.next_deadline();
+        // As the broker does: a tick that has more to do is not repeated at once.
+        let deadline = storage.next_deadline().max(*tick_ns);
         let soon = io.now() + *self.rng.pick(&[0, 100_000, 5_000_000, 500_000_000]);
         io.turn(soon.min(deadline), &mut completions);
         for completion in completions {
             storage.handle_completion(io, completion);
         }
-        if io.now() >= storage.next_deadline() {
+        if io.now() >= storage.next_deadline().max(*tick_ns) {
+            *tick_ns = io.now() + TICK_NS;
             let wall_ms = io.wall_ms();
             storage.tick(io, wall_ms);
         }
