@@ -140,9 +140,12 @@ impl LogModel {
             let same = batch.bytes[..len] == got[at..at + len];
             ensure!(
                 same,
-                "{tp}: {range:?} differs from what was appended at {}..={}",
+                "{tp}: {range:?} differs from what was appended at {}..={}, {at} of {} bytes in: {:x?} for {:x?}",
                 batch.base,
-                batch.last
+                batch.last,
+                got.len(),
+                &got[at..at + len.min(61)],
+                &batch.bytes[..len.min(61)]
             );
             at += len;
             next += 1;
