@@ -101,6 +101,8 @@ pub struct Flags {
     /// In the queue of flushes, or being flushed or synced.
     pub busy: bool,
     pub advanced: bool,
+    /// A removal of segments is under way.
+    pub retiring: bool,
     /// The last read from disk failed; the next call says so.
     pub read_failed: bool,
 }

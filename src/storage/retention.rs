@@ -219,7 +219,10 @@ impl Storage {
 
     /// Takes away the first `expired` segments and those below the log start offset, as far as they are complete on disk.
     pub(super) fn retire_segments(&mut self, io: &mut impl Io, id: LogId, expired: usize) {
-        let Some(log) = self.logs.get_mut(id).filter(|log| log.swapping.is_none()) else { return };
+        let Some(log) = self.logs.get_mut(id) else { return };
+        if log.swapping.is_some() || log.flags.retiring {
+            return;
+        }
         let below = log.segments.partition_point(|segment| segment.base_offset <= log.log_start_offset);
         let wanted = expired.max(below.saturating_sub(1));
         let mut ready = log.segments.iter().take(wanted).take_while(|segment| segment.is_flushed()).count();
@@ -263,12 +266,14 @@ impl Storage {
             }
         }
         log.forget_cursors();
-        let mut end = End::Nothing;
+        // One removal at a time: were a later segment gone before an earlier one, a crash would leave a hole.
+        log.flags.retiring = true;
+        let mut moved = None;
         let first = log.segments.front().map_or(log.log_end_offset, |segment| segment.base_offset);
         if first > log.log_start_offset {
             log.log_start_offset = first;
             log.epochs_dirty |= log.epochs.truncate_from_start(first);
-            end = End::Retired { log: id, log_start_offset: first };
+            moved = Some(first);
         }
         sync_dir(&mut steps, &log.path);
         let delay_ns = log.config.file_delete_delay_ms.max(0) as u64 * 1_000_000;
@@ -278,8 +283,22 @@ impl Storage {
             self.cache.forget(id, Some(base_offset));
             self.jobs.doom_files(io, id, |key| key.base_offset == base_offset);
         }
-        self.jobs.start(io, dir, Some(id), steps, end);
+        self.jobs.start(io, dir, Some(id), steps, End::Retired { log: id, log_start_offset: moved });
         self.removals.push_back(Removal { due_ns: io.now() + delay_ns, dir, log: Some(id), steps: removals });
+    }
+
+    /// A removal of segments has ended; with the log start offset that it made safe.
+    pub(super) fn retired(&mut self, io: &mut impl Io, id: LogId, log_start_offset: Option<i64>) {
+        let Some(log) = self.logs.get_mut(id) else { return };
+        log.flags.retiring = false;
+        if let Some(log_start_offset) = log_start_offset {
+            log.safe_start_offset = log.safe_start_offset.max(log_start_offset);
+            self.events.push_back(Event::StartAdvanced { log: id, log_start_offset });
+        }
+        let dir = log.dir;
+        if self.dirs[dir].online {
+            self.retire_segments(io, id, 0);
+        }
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) enum End {
     /// A log's first segments have left it for good.
     Retired {
         log: LogId,
-        log_start_offset: i64,
+        log_start_offset: Option<i64>,
     },
 }
 
@@ -668,13 +668,9 @@ impl Storage {
             }
             End::Buried(log) => self.buried(log),
             End::Removed => self.removals_running -= 1,
-            End::Retired { log, log_start_offset } if error.is_none() => {
-                if let Some(log) = self.logs.get_mut(log) {
-                    log.safe_start_offset = log.safe_start_offset.max(log_start_offset);
-                }
-                self.events.push_back(Event::StartAdvanced { log, log_start_offset });
+            End::Retired { log, log_start_offset } => {
+                self.retired(io, log, log_start_offset.filter(|_| error.is_none()));
             }
-            End::Retired { .. } => {}
             End::Flush(end) => self.flush_ended(io, dir, end, error.is_none()),
             End::Sync(end) => self.sync_ended(io, dir, end, error.is_none()),
             End::Read(key) => self.read_ended(key, buf, error),
