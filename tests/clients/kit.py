@@ -8,7 +8,7 @@ import time
 import traceback
 
 BOOTSTRAP = os.environ["BOOTSTRAP"]
-CHECK_S = 120
+CHECK_S = 240
 # An hour ago: retention leaves the records alone and no broker takes them for records from the future.
 BASE_MS = int(time.time() * 1000) - 3_600_000
 
