@@ -7,6 +7,7 @@
 //!
 //!     cargo test --release --test crash -- --rounds 200 [--seed N] [--dir DIR] [--port PORT]
 //!
+//! `CRASH_COPY=1` keeps a copy of the directory as the last kill left it (DIR/data.killed).
 //! `CRASH_START=COMMAND` runs another broker: `COMMAND PORT DIR` has to start it, wait until it serves, and print its process id.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -276,6 +277,7 @@ impl World {
                 broker.kill();
             }
             kills.push(began.elapsed().as_millis());
+            self.keep_copy()?;
             thread::sleep(Duration::from_millis(self.random.below(200)));
             self.start()?;
         }
@@ -313,6 +315,17 @@ impl World {
             broker.kill();
         }
         Ok(())
+    }
+
+    /// With `CRASH_COPY` set, what the killed broker left, for a look at it after a failure.
+    fn keep_copy(&self) -> Result<(), String> {
+        if std::env::var_os("CRASH_COPY").is_none() {
+            return Ok(());
+        }
+        let (from, to) = (self.dir.join("data"), self.dir.join("data.killed"));
+        let _ = std::fs::remove_dir_all(&to);
+        let copied = Command::new("cp").arg("-a").args([&from, &to]).status();
+        copied.map(|_| ()).map_err(|error| error.to_string())
     }
 
     /// Two or three different profiles.

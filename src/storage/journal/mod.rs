@@ -301,6 +301,7 @@ impl Journal {
 
     /// Ends the block being filled and queues it for writing.
     pub fn seal(&mut self) {
+        let first_live = self.first_live();
         let Some(chunk) = self.chunk.as_mut() else { return };
         if self.directory.is_empty() {
             return;
@@ -310,7 +311,7 @@ impl Journal {
         let seal = Seal {
             incarnation: self.incarnation,
             sequence: self.sequence,
-            first_live: self.files.front().map_or(self.sequence, |file| file.first_sequence.max(1)),
+            first_live,
             block_bytes: block_bytes as u32,
             data_bytes: data_bytes as u32,
             sync: self.sync,
@@ -335,6 +336,13 @@ impl Journal {
         if chunk.remaining() < CHUNK_ROOM_MIN {
             self.leave_chunk();
         }
+    }
+
+    /// The oldest block that a recovery has to look at. Blocks sealed before the first file is there are all of them live.
+    fn first_live(&self) -> u64 {
+        let of_files = self.files.front().map(|file| file.first_sequence);
+        let of_blocks = self.blocks.front().map_or(self.sequence, |block| block.sequence);
+        of_files.unwrap_or(of_blocks)
     }
 
     // ---- writing ----
@@ -565,4 +573,30 @@ pub fn parse_file_name(name: &str) -> Option<u64> {
     let (incarnation, number) = name.strip_suffix(".journal")?.split_once('-')?;
     number.parse::<u64>().ok()?;
     (incarnation.len() == 16).then(|| u64::from_str_radix(incarnation, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::format::find_blocks;
+    use super::*;
+
+    #[test]
+    fn blocks_sealed_before_the_first_file_is_there_are_live() {
+        let mut journal = Journal::new(7, 1 << 20);
+        journal.add_chunk(AlignedBuf::unbudgeted(CHUNK_BYTES));
+        for offset in 0..3 {
+            journal.append(Uuid([1; 16]), 0, offset, 100, |space| space.fill(9));
+            journal.seal();
+        }
+        assert!(journal.next_write().is_none(), "nowhere to go yet");
+        journal.add_file(Handle(1));
+        let mut file = Vec::new();
+        while let Some(write) = journal.next_write() {
+            assert_eq!(write.offset as usize, file.len());
+            file.extend_from_slice(&write.data);
+        }
+        let live: Vec<(u64, u64)> =
+            find_blocks(&file, 7).iter().map(|block| (block.seal.sequence, block.seal.first_live)).collect();
+        assert_eq!(live, [(1, 1), (2, 1), (3, 1)]);
+    }
 }
