@@ -169,6 +169,8 @@ pub struct Journal {
     files: VecDeque<File>,
     spare_files: Vec<File>,
     file_requested: bool,
+    /// A block waits for a file, be the last one ever so empty.
+    file_wanted: bool,
     next_file_number: u64,
     spare_touches: Vec<Vec<Touch>>,
 }
@@ -197,6 +199,7 @@ impl Journal {
             files: VecDeque::new(),
             spare_files: Vec::new(),
             file_requested: false,
+            file_wanted: false,
             next_file_number: 0,
             spare_touches: Vec::new(),
         }
@@ -379,6 +382,7 @@ impl Journal {
         let len = block.data.len() as u64;
         let full = |file: &File| file.used_bytes > 0 && file.used_bytes + len > self.file_bytes;
         if self.files.back().is_none_or(full) {
+            self.file_wanted = self.spare_files.is_empty();
             let mut file = self.spare_files.pop()?;
             file.used_bytes = 0;
             file.first_sequence = block.sequence;
@@ -394,7 +398,7 @@ impl Journal {
     /// Whether another file should be made ready: the one in use is half full, or there is none.
     pub fn wants_file(&self) -> bool {
         let half_full = self.files.back().is_none_or(|file| file.used_bytes * 2 >= self.file_bytes);
-        half_full && self.spare_files.is_empty() && !self.file_requested
+        (half_full || self.file_wanted) && self.spare_files.is_empty() && !self.file_requested
     }
 
     /// The name of the file to create; [`Journal::add_file`] follows.
