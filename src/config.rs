@@ -26,7 +26,7 @@ mod topic_keys;
 
 pub use alter::{AlterError, AlterOp, Alteration, Changes, alter_broker, alter_topic, check_topic};
 pub use broker::{
-    AckLevel, AckLevels, BrokerConfig, CreateTopic, GroupConfig, Listener, Routing, SocketConfig,
+    AckLevel, AckLevels, BrokerConfig, CreateTopic, GroupConfig, IoDriver, Listener, Routing, SocketConfig,
     StartupError, StorageConfig, TransactionConfig,
 };
 pub use catalogue::{CatalogueRow, catalogue};

@@ -1,5 +1,5 @@
-//! The conformance suite of `io`: on the ring driver, with all features of this kernel and with none of the optional ones,
-//! and on the simulated one, with several seeds.
+//! The conformance suite of `io`: on the ring driver, with all features of this kernel and with none of the optional ones, on
+//! the epoll driver, and on the simulated one, with several seeds.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,6 +10,8 @@ mod sim_io;
 
 use std::path::PathBuf;
 
+use ringlog::io::Io;
+use ringlog::io::poll::{PollIo, PollOptions};
 use ringlog::io::uring::{UringIo, UringOptions};
 
 /// A directory of the simulated world.
@@ -42,10 +44,17 @@ impl cases::Env for Disk {
 }
 
 fn run(name: &str, options: UringOptions) {
-    let (_, case) = cases::all::<UringIo>().into_iter().find(|(known, _)| *known == name).unwrap();
+    run_on(name, UringIo::new(options).unwrap());
+}
+
+fn poll(name: &str, options: PollOptions) {
+    run_on(name, PollIo::new(options).unwrap());
+}
+
+fn run_on<I: Io>(name: &str, mut io: I) {
+    let (_, case) = cases::all::<I>().into_iter().find(|(known, _)| *known == name).unwrap();
     // Not /tmp: it may be a file system without direct I/O.
     let mut env = Disk(tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap());
-    let mut io = UringIo::new(options).unwrap();
     case(&mut io, &mut env);
 }
 
@@ -72,6 +81,24 @@ macro_rules! cases {
             use super::UringOptions;
             $(#[test] fn $name() {
                 super::run(stringify!($name), UringOptions { spin_ns: 20_000, ..UringOptions::default() });
+            })*
+        }
+        mod epoll {
+            use super::PollOptions;
+            $(#[test] fn $name() { super::poll(stringify!($name), PollOptions::default()); })*
+        }
+        /// As few threads and as little memory for received bytes as it takes.
+        mod epoll_of_little {
+            use super::PollOptions;
+            $(#[test] fn $name() {
+                let options = PollOptions { workers: 1, receive_bytes: 1, ..PollOptions::default() };
+                super::poll(stringify!($name), options);
+            })*
+        }
+        mod epoll_that_spins {
+            use super::PollOptions;
+            $(#[test] fn $name() {
+                super::poll(stringify!($name), PollOptions { spin_ns: 20_000, ..PollOptions::default() });
             })*
         }
         mod simulated {

@@ -25,6 +25,7 @@ pub struct BrokerConfig {
     /// 0: one for each core.
     pub shards: usize,
     pub routing: Routing,
+    pub io_driver: IoDriver,
     pub ack_levels: AckLevels,
     pub spin_us: u64,
     pub pin: bool,
@@ -140,6 +141,16 @@ pub struct CreateTopic {
     pub partitions: i32,
     pub replication_factor: i16,
     pub cleanup_policy: Option<String>,
+}
+
+/// What the kernel is asked through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoDriver {
+    /// io_uring where it is to be had, else epoll.
+    #[default]
+    Auto,
+    Uring,
+    Poll,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -220,6 +220,8 @@ pub const RINGLOG_KEYS: &[Key] = &[
         "The longest time that appended data lies in the journal alone before it is written to its segment."),
     key("ringlog.http.listener", String, None, Any, ReadOnly,
         "Where HTTP is served (metrics, health, the web page), as host:port; not set: nowhere."),
+    key("ringlog.io.driver", String, Some("auto"), OneOf(&["auto", "uring", "poll"]), ReadOnly,
+        "How the kernel is asked: `uring` (io_uring) or `poll` (epoll and a small thread pool). `auto`: io_uring where kernel, container and file systems allow it, else epoll, said at start. With `uring` the broker refuses to start where it may not use it."),
     key("ringlog.journal.file.bytes", Long, Some("67108864"), Range(1_048_576, 4_294_967_296), ReadOnly,
         "The size of one journal file."),
     key("ringlog.journal.max.bytes", Long, Some("536870912"), Range(4_194_304, 1_099_511_627_776), ReadOnly,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::broker::{
-    AckLevel, AckLevels, BrokerConfig, CreateTopic, GroupConfig, Layers, Listener, Routing, SocketConfig,
-    StartupError, StorageConfig, TransactionConfig,
+    AckLevel, AckLevels, BrokerConfig, CreateTopic, GroupConfig, IoDriver, Layers, Listener, Routing,
+    SocketConfig, StartupError, StorageConfig, TransactionConfig,
 };
 use super::key::{Value, split_list};
 use super::listener::{Endpoint, SecurityProtocol, parse_endpoint, protocol_of};
@@ -94,6 +94,11 @@ impl Values {
             routing: match self.text("ringlog.routing").as_deref() {
                 Some("direct") => Routing::Direct,
                 _ => Routing::Shared,
+            },
+            io_driver: match self.text("ringlog.io.driver").as_deref() {
+                Some("uring") => IoDriver::Uring,
+                Some("poll") => IoDriver::Poll,
+                _ => IoDriver::Auto,
             },
             ack_levels: AckLevels {
                 acks0: self.ack_level("ringlog.ack.level.acks0"),

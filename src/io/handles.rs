@@ -1,5 +1,5 @@
 //! Open files and sockets of one driver, by [`Handle`]. A handle names a place and its generation, so one that outlived
-//! its file is refused instead of reaching the file that took its place. Used by the ring driver.
+//! its file is refused instead of reaching the file that took its place. `F` is what the driver keeps of a file.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -9,36 +9,41 @@ const INDEX_BITS: u32 = 20;
 const INDEX_MASK: u32 = (1 << INDEX_BITS) - 1;
 const GENERATION_MASK: u32 = (1 << (32 - INDEX_BITS)) - 1;
 
-#[derive(Default)]
-pub(super) struct Handles {
-    places: Vec<Place>,
+pub(super) struct Handles<F = OwnedFd> {
+    places: Vec<Place<F>>,
     free: Vec<u32>,
 }
 
-struct Place {
+struct Place<F> {
     generation: u32,
-    open: Option<Open>,
+    open: Option<Open<F>>,
 }
 
-pub(super) struct Open {
-    fd: OwnedFd,
+pub(super) struct Open<F> {
+    pub file: F,
     /// Ops in flight on it.
     pub ops: u32,
 }
 
-impl Open {
+impl<F: AsRawFd> Open<F> {
     pub fn fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.file.as_raw_fd()
     }
 }
 
-impl Handles {
-    /// A handle for `fd`; `fd` comes back when there is no place left.
-    pub fn insert(&mut self, fd: OwnedFd) -> Result<Handle, OwnedFd> {
-        let open = Open { fd, ops: 0 };
+impl<F> Default for Handles<F> {
+    fn default() -> Self {
+        Handles { places: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<F> Handles<F> {
+    /// A handle for `file`, which comes back when there is no place left.
+    pub fn insert(&mut self, file: F) -> Result<Handle, F> {
+        let open = Open { file, ops: 0 };
         let index = match self.free.pop() {
             Some(index) => index,
-            None if self.places.len() > INDEX_MASK as usize => return Err(open.fd),
+            None if self.places.len() > INDEX_MASK as usize => return Err(open.file),
             None => {
                 self.places.push(Place { generation: 0, open: None });
                 self.places.len() as u32 - 1
@@ -49,25 +54,25 @@ impl Handles {
         Ok(Handle(place.generation << INDEX_BITS | index))
     }
 
-    pub fn get(&self, handle: Handle) -> Option<&Open> {
+    pub fn get(&self, handle: Handle) -> Option<&Open<F>> {
         let place = self.places.get((handle.0 & INDEX_MASK) as usize)?;
         place.open.as_ref().filter(|_| place.generation == handle.0 >> INDEX_BITS)
     }
 
-    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Open> {
+    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Open<F>> {
         let place = self.places.get_mut((handle.0 & INDEX_MASK) as usize)?;
         place.open.as_mut().filter(|_| place.generation == handle.0 >> INDEX_BITS)
     }
 
     /// Takes the file out; the handle is dead from here on. The place is reused with the next generation.
-    pub fn remove(&mut self, handle: Handle) -> Option<(OwnedFd, u32)> {
+    pub fn remove(&mut self, handle: Handle) -> Option<(F, u32)> {
         self.get(handle)?;
         let index = handle.0 & INDEX_MASK;
         let place = &mut self.places[index as usize];
         let open = place.open.take()?;
         place.generation = (place.generation + 1) & GENERATION_MASK;
         self.free.push(index);
-        Some((open.fd, open.ops))
+        Some((open.file, open.ops))
     }
 
     pub fn len(&self) -> usize {
@@ -112,6 +117,6 @@ mod tests {
 
     #[test]
     fn a_handle_never_issued_is_refused() {
-        assert!(Handles::default().get(Handle(7)).is_none());
+        assert!(Handles::<OwnedFd>::default().get(Handle(7)).is_none());
     }
 }

@@ -1,8 +1,8 @@
 //! The kernel, behind one trait. Everything above it is a state machine: an [`Op`] goes in with a [`Token`], a
 //! [`Completion`] with the same token comes out of a later [`Io::turn`].
 //!
-//! Drivers: [`uring`] (the product) and the seeded simulation (`tests/simulation`). One conformance suite
-//! (`tests/conformance.rs`) runs on both.
+//! Drivers: [`uring`] (the product), [`poll`] (where io_uring is refused) and the seeded simulation (`tests/simulation`). One
+//! conformance suite (`tests/conformance.rs`) runs on all.
 //!
 //! Contract, for every driver:
 //! - [`Io::submit`] only queues. The next `turn` submits once (a full queue is submitted before).
@@ -22,13 +22,17 @@ pub mod affinity;
 mod arena;
 pub mod buffer;
 pub mod clock;
+pub mod driver;
 mod file;
+mod flights;
 mod handles;
 mod mapping;
+pub mod poll;
 pub mod preflight;
 pub mod socket;
 pub mod uring;
 pub mod usage;
+pub mod wake;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,5 +1,6 @@
-//! Before the first ring: does this host let the broker run, and if not, what is missing and how is it put right? Asked by
-//! `main` at start, which prints the answer and exits with [`EXIT_CODE`].
+//! Before the first driver: does this host let the broker run, on which driver, and if not, what is missing and how is it put
+//! right? Asked by the server at start; a refusal ends the process with [`EXIT_CODE`]. Where io_uring is refused the epoll
+//! driver stands in, unless the configuration insists on the ring.
 //!
 //! [`Host::inspect`] looks, [`Host::verdict`] judges: the judgement is a function of plain values, so that every refusal
 //! can be tested on a host that has none.
@@ -13,11 +14,15 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::buffer::AlignedBuf;
+use super::driver::DriverKind;
 use super::uring::{UringIo, UringOptions};
 use super::{BLOCK_BYTES, Errno};
 
 /// Of a start that the host refuses.
 pub const EXIT_CODE: u8 = 3;
+
+/// `TMPFS_MAGIC`, `RAMFS_MAGIC`.
+const MEMORY_FILE_SYSTEMS: [u32; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// Fewer open files serve nobody.
 const FILES_MIN: u64 = 256;
@@ -31,6 +36,8 @@ pub struct Needs {
     pub registered_bytes: u64,
     /// Connections and files.
     pub open_files: u64,
+    /// The driver that must be used; `None`: the ring where it is to be had.
+    pub driver: Option<DriverKind>,
 }
 
 /// What the host says.
@@ -48,8 +55,26 @@ pub struct Host {
     pub locked_bytes_max: Option<u64>,
     /// RLIMIT_NOFILE, after it was raised as far as it goes.
     pub open_files_max: u64,
-    /// Each directory, and whether a block was written to it directly.
-    pub directories: Vec<(PathBuf, Result<(), Errno>)>,
+    pub directories: Vec<Directory>,
+}
+
+/// A directory that the broker is to write to.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    pub path: PathBuf,
+    /// Whether a block was written to it directly.
+    pub direct: Result<(), Errno>,
+    /// Whether one was written with O_DSYNC; asked only where direct I/O is refused.
+    pub synced: Result<(), Errno>,
+    /// Its file system keeps everything in memory (tmpfs, ramfs).
+    pub in_memory: bool,
+}
+
+/// What the broker runs on, and with what to be careful.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub driver: DriverKind,
+    pub cautions: Vec<Caution>,
 }
 
 /// Why the broker cannot run here.
@@ -104,6 +129,16 @@ pub enum Problem {
 /// What costs speed or room, but not the start.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Caution {
+    #[error("the epoll driver stands in for io_uring, with more system calls and helper threads: {0}")]
+    NoRing(Box<Problem>),
+    #[error(
+        "{}: the file system takes no direct I/O ({errno}): every write to it is a synced one, by the epoll driver; \
+         ext4 or XFS on a disk takes it",
+        directory.display()
+    )]
+    SyncedWrites { directory: PathBuf, errno: Errno },
+    #[error("{}: a file system in memory: nothing in it survives a power cut, whatever the ack level", directory.display())]
+    InMemory { directory: PathBuf },
     #[error(
         "RLIMIT_MEMLOCK is {} MiB, {} MiB would be registered for disk writes: the rest costs more CPU; \
          ulimit -l unlimited, LimitMEMLOCK=infinity or --ulimit memlock=-1",
@@ -129,11 +164,19 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Looks and judges; what was looked at comes back for the log, with what to be careful of.
-pub fn check(needs: &Needs) -> Result<(Host, Vec<Caution>), Refusal> {
+/// Looks and judges; what was looked at comes back for the log.
+pub fn check(needs: &Needs) -> Result<(Host, Verdict), Refusal> {
     let host = Host::inspect(&needs.directories);
-    let cautions = host.verdict(needs)?;
-    Ok((host, cautions))
+    let verdict = host.verdict(needs)?;
+    Ok((host, verdict))
+}
+
+/// The driver for a tool that writes to no log directory.
+pub fn best_driver() -> DriverKind {
+    match try_ring() {
+        Ok(missing) if missing.is_empty() => DriverKind::Uring,
+        _ => DriverKind::Poll,
+    }
 }
 
 impl Host {
@@ -154,21 +197,41 @@ impl Host {
             ring: try_ring(),
             locked_bytes_max: locked_bytes_max(field("CapEff")),
             open_files_max: raise_open_files(),
-            directories: directories.iter().map(|dir| (dir.clone(), try_direct(dir))).collect(),
+            directories: directories.iter().map(|path| Directory::inspect(path)).collect(),
         }
     }
 
-    pub fn verdict(&self, needs: &Needs) -> Result<Vec<Caution>, Refusal> {
+    pub fn verdict(&self, needs: &Needs) -> Result<Verdict, Refusal> {
         let mut problems = Vec::new();
-        problems.extend(self.ring_problem());
-        for (directory, result) in &self.directories {
-            problems.extend(result.as_ref().err().map(|&errno| directory_problem(directory, errno)));
+        let mut cautions = Vec::new();
+        let ring = self.ring_problem();
+        let needs_synced_writes = self.directories.iter().any(|dir| dir.synced_instead().is_some());
+        let driver = needs.driver.unwrap_or(match &ring {
+            None if !needs_synced_writes => DriverKind::Uring,
+            _ => DriverKind::Poll,
+        });
+        match (driver, ring) {
+            (DriverKind::Uring, ring) => problems.extend(ring),
+            (DriverKind::Poll, Some(problem)) if needs.driver.is_none() => {
+                cautions.push(Caution::NoRing(Box::new(problem)));
+            }
+            (DriverKind::Poll, _) => {}
+        }
+        for directory in &self.directories {
+            match directory.synced_instead().filter(|_| driver == DriverKind::Poll) {
+                Some(caution) => cautions.push(caution),
+                None => problems.extend(directory.problem()),
+            }
+            if directory.in_memory {
+                cautions.push(Caution::InMemory { directory: directory.path.clone() });
+            }
         }
         if self.open_files_max < FILES_MIN {
             problems.push(Problem::OpenFiles { limit: self.open_files_max });
         }
+        cautions.extend(self.limit_cautions(needs, driver));
         match problems.is_empty() {
-            true => Ok(self.cautions(needs)),
+            true => Ok(Verdict { driver, cautions }),
             false => Err(Refusal { problems }),
         }
     }
@@ -196,9 +259,12 @@ impl Host {
         })
     }
 
-    fn cautions(&self, needs: &Needs) -> Vec<Caution> {
+    fn limit_cautions(&self, needs: &Needs, driver: DriverKind) -> Vec<Caution> {
         let mut cautions = Vec::new();
-        let wanted_bytes = needs.registered_bytes;
+        let wanted_bytes = match driver {
+            DriverKind::Uring => needs.registered_bytes,
+            DriverKind::Poll => 0,
+        };
         if let Some(limit_bytes) = self.locked_bytes_max.filter(|&limit| limit < wanted_bytes) {
             cautions.push(Caution::LockedMemory { limit_bytes, wanted_bytes });
         }
@@ -210,12 +276,37 @@ impl Host {
     }
 }
 
-fn directory_problem(directory: &Path, errno: Errno) -> Problem {
-    let directory = directory.to_path_buf();
-    match errno.0 {
-        // What open says to O_DIRECT, or the write to a block that is not the device's.
-        libc::EINVAL | libc::EOPNOTSUPP => Problem::DirectRefused { directory, errno },
-        _ => Problem::NotWritable { directory, errno },
+impl Directory {
+    fn inspect(path: &Path) -> Directory {
+        let direct = try_block(path, libc::O_DIRECT);
+        Directory {
+            path: path.to_path_buf(),
+            direct,
+            synced: direct.or_else(|_| try_block(path, libc::O_DSYNC)),
+            in_memory: rustix::fs::statfs(path)
+                .is_ok_and(|system| MEMORY_FILE_SYSTEMS.contains(&(system.f_type as u32))),
+        }
+    }
+
+    fn problem(&self) -> Option<Problem> {
+        let errno = self.direct.err()?;
+        let directory = self.path.clone();
+        Some(match errno.0 {
+            // What open says to O_DIRECT, or the write to a block that is not the device's.
+            libc::EINVAL | libc::EOPNOTSUPP => Problem::DirectRefused { directory, errno },
+            _ => Problem::NotWritable { directory, errno },
+        })
+    }
+
+    /// Direct I/O is refused, and synced writes keep every promise in its place: not so in memory, where a `durable` record
+    /// would be lost with the power though the file system says that it is synced.
+    fn synced_instead(&self) -> Option<Caution> {
+        match self.problem()? {
+            Problem::DirectRefused { directory, errno } if !self.in_memory && self.synced.is_ok() => {
+                Some(Caution::SyncedWrites { directory, errno })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -228,11 +319,11 @@ fn try_ring() -> Result<Vec<&'static str>, Errno> {
     }
 }
 
-/// Writes a block directly to a file of its own and removes that.
-fn try_direct(directory: &Path) -> Result<(), Errno> {
+/// Writes a block to a file of its own, opened with `flags`, and removes that.
+fn try_block(directory: &Path, flags: i32) -> Result<(), Errno> {
     let path =
         directory.join(format!(".preflight-{}-{:x}", std::process::id(), super::clock::monotonic_ns()));
-    let result = write_block(&path);
+    let result = write_block(&path, flags);
     let removed = std::fs::remove_file(&path);
     let failed = result.and(match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -241,9 +332,9 @@ fn try_direct(directory: &Path) -> Result<(), Errno> {
     failed.map_err(|error| Errno(error.raw_os_error().unwrap_or(libc::EIO)))
 }
 
-fn write_block(path: &Path) -> io::Result<()> {
+fn write_block(path: &Path, flags: i32) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    options.write(true).create_new(true).custom_flags(libc::O_DIRECT);
+    options.write(true).create_new(true).custom_flags(flags);
     options.open(path)?.write_all(&AlignedBuf::unbudgeted(BLOCK_BYTES))
 }
 

@@ -12,36 +12,35 @@
 
 mod fixed;
 mod flight;
-mod flights;
 mod land;
 mod receive;
 mod ring;
 mod start;
 #[cfg(test)]
 mod tests;
-mod wake;
 
 use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use io_uring::{opcode, squeue, types};
 
 use super::buffer::BufferPool;
 use super::clock::{Clock, monotonic_ns};
+use super::flights::{Flights, Key};
 use super::handles::Handles;
 use super::socket::SocketOptions;
+use super::wake::Waker;
 use super::{Completion, DirEntry, Errno, Handle, Io, Op, Token, file};
 use fixed::FixedBuffers;
 use flight::{Flight, Gathered, Pending};
-use flights::{Flights, Key};
 use receive::ReceiveRing;
 use ring::{Cqe, Ring};
 
 pub use ring::RingFeatures;
-pub use wake::Waker;
 
 /// `user_data` of the ring's own entries, which belong to no flight.
 const OWN: u64 = 1 << 63;
@@ -129,7 +128,7 @@ impl UringIo {
             false => FixedBuffers::new(ring.uring()),
         };
         ring.features_mut().registered_buffers = fixed.has_table();
-        let waker = Waker::new(ring.fd().try_clone_to_owned()?)?;
+        let waker = Waker::new(Some(ring.fd().try_clone_to_owned()?))?;
         let mut driver = UringIo {
             ring,
             flights: ManuallyDrop::default(),
@@ -185,7 +184,7 @@ impl UringIo {
     }
 
     fn listen_for_event(&mut self) {
-        let event = types::Fd(self.waker.event_fd());
+        let event = types::Fd(self.waker.event().as_raw_fd());
         let entry = opcode::Read::new(event, self.event_count.as_mut_ptr(), 8).build().user_data(EVENT);
         // SAFETY: the eight bytes are boxed and the event descriptor is the waker's; both live until the driver is
         // dropped, which awaits this read's end. Nobody else touches the bytes.
@@ -384,12 +383,13 @@ impl Io for UringIo {
         if !peer.notify() {
             return;
         }
+        let Some(ring) = peer.ring_fd() else { return peer.signal() };
         let known = self.peers.iter().position(|known| known.same_driver(peer));
         let number = known.unwrap_or_else(|| {
             self.peers.push(peer.clone());
             self.peers.len() - 1
         });
-        let entry = opcode::MsgRingData::new(types::Fd(peer.ring_fd()), 0, WOKEN, None)
+        let entry = opcode::MsgRingData::new(types::Fd(ring), 0, WOKEN, None)
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
             .user_data(WAKE | number as u64);

@@ -21,7 +21,8 @@ use super::sender::{Acknowledged, Seat};
 use super::verify::{Allowed, PartitionCheck, Sent, compare};
 use super::worker::{self, Job, Outcome};
 use crate::io::Io;
-use crate::io::uring::{UringIo, UringOptions};
+use crate::io::driver::{Driver, DriverKind, DriverOptions};
+use crate::io::preflight;
 
 /// Between the last connection and the first arrival.
 const START_DELAY_NS: u64 = 30_000_000;
@@ -41,8 +42,12 @@ pub struct Finished {
 
 /// Runs; `Err`: it did not come about.
 pub fn run(options: &Options) -> Result<Finished, String> {
-    let io = UringIo::new(UringOptions::default()).map_err(|error| format!("io_uring: {error}"))?;
-    let mut run = Run::set_up(Admin::connect(io, &options.bootstrap)?, options)?;
+    let driver = preflight::best_driver();
+    if driver == DriverKind::Poll {
+        tracing::warn!("io_uring is not to be had: the load is driven by epoll, at a higher cost");
+    }
+    let io = Driver::new(driver, DriverOptions::default()).map_err(|error| format!("{driver}: {error}"))?;
+    let mut run = Run::set_up(Admin::connect(io, &options.bootstrap)?, driver, options)?;
     let outcome = run.execute(options);
     run.clean_up(options);
     outcome
@@ -50,6 +55,7 @@ pub fn run(options: &Options) -> Result<Finished, String> {
 
 struct Run<I: Io> {
     admin: Admin<I>,
+    driver: DriverKind,
     run: u32,
     seed: u64,
     topic: String,
@@ -62,7 +68,7 @@ struct Run<I: Io> {
 }
 
 impl<I: Io> Run<I> {
-    fn set_up(mut admin: Admin<I>, options: &Options) -> Result<Run<I>, String> {
+    fn set_up(mut admin: Admin<I>, driver: DriverKind, options: &Options) -> Result<Run<I>, String> {
         let seed = match options.seed {
             Some(seed) => seed,
             None => admin.random(),
@@ -83,7 +89,7 @@ impl<I: Io> Run<I> {
                 *id = admin.producer_id()?;
             }
         }
-        Ok(Run { admin, run, seed, topic, created, map, first_offsets, last_offsets, ids })
+        Ok(Run { admin, driver, run, seed, topic, created, map, first_offsets, last_offsets, ids })
     }
 
     fn clean_up(&mut self, options: &Options) {
@@ -112,6 +118,7 @@ impl<I: Io> Run<I> {
                 seed: self.seed,
                 seats: self.seats(options, number),
                 parts: self.parts(options, number),
+                driver: self.driver,
                 all_runs: options.producers == 0,
                 shared: shared.clone(),
                 intervals: intervals_in.clone(),

@@ -16,7 +16,7 @@ use super::sender::{Acknowledged, Seat, Sender};
 use super::turn::Turn;
 use super::verify::{PartitionCheck, Sent};
 use crate::io::affinity;
-use crate::io::uring::{UringIo, UringOptions};
+use crate::io::driver::{Driver, DriverKind, DriverOptions};
 use crate::io::usage::{CpuTime, thread_cpu_time, wake_exactly};
 use crate::io::{Completion, Io};
 
@@ -29,6 +29,7 @@ const RECEIVE_BYTES: usize = 4 << 20;
 /// What a thread is to do.
 pub struct Job {
     pub number: usize,
+    pub driver: DriverKind,
     pub options: Arc<Options>,
     pub run: u32,
     pub seed: u64,
@@ -66,15 +67,15 @@ pub fn run(job: Job) -> Result<Outcome, String> {
         return Err(error);
     }
     wake_exactly();
-    let options = UringOptions {
+    let options = DriverOptions {
         receive_bytes: RECEIVE_BYTES,
         spin_ns: job.options.spin_ns,
-        ..UringOptions::default()
+        ..DriverOptions::default()
     };
-    match UringIo::new(options) {
+    match Driver::new(job.driver, options) {
         Ok(io) => Worker::new(job, io).run(),
         Err(error) => {
-            let error = format!("io_uring: {error}");
+            let error = format!("{}: {error}", job.driver);
             let _ = job.ready.send(Err(error.clone()));
             Err(error)
         }

@@ -16,10 +16,11 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use crate::broker::{Broker, CONTROL_SHARD, Parts};
-use crate::config::{BrokerConfig, Listener};
+use crate::config::{BrokerConfig, IoDriver, Listener};
 use crate::io::buffer::BufferPool;
+use crate::io::driver::{Driver, DriverKind, DriverOptions};
 use crate::io::socket::SocketOptions;
-use crate::io::uring::{UringIo, UringOptions, Waker};
+use crate::io::wake::Waker;
 use crate::io::{Handle, Io, affinity, preflight};
 use crate::metadata::{ClusterImage, Embedded, OpenOptions, Opened};
 use crate::metrics::ShardMetrics;
@@ -63,6 +64,7 @@ impl ServeError {
 /// A running broker.
 pub struct Server {
     config: Arc<BrokerConfig>,
+    driver: DriverKind,
     addresses: Vec<SocketAddr>,
     metrics: Vec<Arc<ShardMetrics>>,
     wakers: Vec<Waker>,
@@ -73,6 +75,7 @@ pub struct Server {
 /// What all shards share of the start.
 struct Plan {
     config: Arc<BrokerConfig>,
+    driver: DriverKind,
     shards: usize,
     cores: Vec<usize>,
     memory_bytes: usize,
@@ -114,15 +117,16 @@ impl Server {
             0 => default_memory_bytes(),
             bytes => bytes as usize,
         };
+        let driver = preflight(&config, memory_bytes)?;
         let plan = Arc::new(Plan {
             config: Arc::new(config),
+            driver,
             shards,
             cores,
             memory_bytes,
             seed: seed(),
             stop: Arc::new(AtomicBool::new(false)),
         });
-        preflight(&plan)?;
         plan.log();
         let post = PostOffice::new(shards);
         // A shard that fails drops its end of these channels: nobody waits for what does not come.
@@ -165,6 +169,7 @@ impl Server {
         }
         Ok(Server {
             config: plan.config.clone(),
+            driver: plan.driver,
             addresses: recovered.addresses,
             metrics,
             wakers,
@@ -180,6 +185,11 @@ impl Server {
 
     pub fn metrics(&self) -> &[Arc<ShardMetrics>] {
         &self.metrics
+    }
+
+    /// What the shards run on.
+    pub fn driver(&self) -> DriverKind {
+        self.driver
     }
 
     /// Begins the clean stop.
@@ -202,35 +212,39 @@ impl Server {
             result = result.and(ended);
         }
         result?;
-        if self.stop.load(Ordering::Acquire) { mark_clean(&self.config) } else { Ok(()) }
+        if self.stop.load(Ordering::Acquire) { mark_clean(&self.config, self.driver) } else { Ok(()) }
     }
 }
 
 /// Marks the clean stop. The shards have given their locks back, so these are taken again for it.
-fn mark_clean(config: &BrokerConfig) -> Result<(), ServeError> {
-    let mut io =
-        UringIo::new(ring_options(config)).map_err(|error| ServeError::Runtime(error.to_string()))?;
+fn mark_clean(config: &BrokerConfig, driver: DriverKind) -> Result<(), ServeError> {
+    let io = Driver::new(driver, driver_options(config));
+    let mut io = io.map_err(|error| ServeError::Runtime(error.to_string()))?;
     storage::lock_dirs(&mut io, &config.log_dirs).map_err(data)?;
     storage::mark_clean(&mut io, &config.log_dirs).map_err(data)
 }
 
-/// Makes the directories and checks that kernel, container and file systems let the broker work.
-fn preflight(plan: &Plan) -> Result<(), ServeError> {
-    let config = &plan.config;
+/// Makes the directories, checks that kernel, container and file systems let the broker work, and settles on what.
+fn preflight(config: &BrokerConfig, memory_bytes: usize) -> Result<DriverKind, ServeError> {
     for dir in &config.log_dirs {
         std::fs::create_dir_all(dir)
             .map_err(|error| ServeError::Data(format!("{}: {error}", dir.display())))?;
     }
     let needs = preflight::Needs {
         directories: config.log_dirs.clone(),
-        registered_bytes: plan.memory_bytes as u64,
+        registered_bytes: memory_bytes as u64,
         open_files: config.sockets.max_connections.min(OPEN_FILES_WANTED) as u64,
+        driver: match config.io_driver {
+            IoDriver::Auto => None,
+            IoDriver::Uring => Some(DriverKind::Uring),
+            IoDriver::Poll => Some(DriverKind::Poll),
+        },
     };
-    let (host, cautions) =
+    let (host, verdict) =
         preflight::check(&needs).map_err(|refusal| ServeError::Preflight(refusal.to_string()))?;
-    tracing::info!(kernel = host.release, "host");
-    cautions.iter().for_each(|caution| tracing::warn!("{caution}"));
-    Ok(())
+    tracing::info!(kernel = host.release, driver = %verdict.driver, "host");
+    verdict.cautions.iter().for_each(|caution| tracing::warn!("{caution}"));
+    Ok(verdict.driver)
 }
 
 impl Plan {
@@ -244,6 +258,7 @@ impl Plan {
             cores = ?self.cores,
             pinned = config.pin,
             routing = ?config.routing,
+            driver = %self.driver,
             "ringlog"
         );
         tracing::info!(acks_0 = ?levels.acks0, acks_1 = ?levels.acks1, acks_all = ?levels.all, "ack levels");
@@ -328,11 +343,11 @@ fn open_shard(
     shard: usize,
     mail: Mailbox<Waker>,
     given: Given,
-) -> Result<Shard<UringIo>, ServeError> {
+) -> Result<Shard<Driver>, ServeError> {
     let config = &plan.config;
-    let mut io =
-        UringIo::new(ring_options(config)).map_err(|error| ServeError::Preflight(error.to_string()))?;
-    tracing::info!(shard, features = ?io.features(), "ring");
+    let io = Driver::new(plan.driver, driver_options(config));
+    let mut io = io.map_err(|error| ServeError::Preflight(error.to_string()))?;
+    tracing::info!(shard, driver = io.describe(), "driver");
     let options = storage_options(plan, shard);
     let (recovered, metadata, listeners) = match given {
         Given::Told(recovered) => {
@@ -377,7 +392,7 @@ fn data(error: impl std::fmt::Display) -> ServeError {
 
 /// Locks the directories, reads the metadata, replays the journals.
 fn recover(
-    io: &mut UringIo,
+    io: &mut Driver,
     config: &BrokerConfig,
     options: &StorageOptions,
 ) -> Result<(Opened, Vec<Uuid>, bool), ServeError> {
@@ -414,8 +429,8 @@ fn with_metadata(config: &BrokerConfig, image: &ClusterImage) -> BrokerConfig {
     config
 }
 
-fn ring_options(config: &BrokerConfig) -> UringOptions {
-    UringOptions {
+fn driver_options(config: &BrokerConfig) -> DriverOptions {
+    DriverOptions {
         spin_ns: config.spin_us * 1000,
         socket: SocketOptions {
             send_buffer_bytes: usize::try_from(config.sockets.send_buffer_bytes).ok(),
@@ -423,7 +438,7 @@ fn ring_options(config: &BrokerConfig) -> UringOptions {
             backlog: config.sockets.listen_backlog,
             ..SocketOptions::default()
         },
-        ..UringOptions::default()
+        ..DriverOptions::default()
     }
 }
 
@@ -470,7 +485,7 @@ type Listening = Vec<(Handle, u16)>;
 
 /// Opens the configured listeners, or the same addresses again on a further shard.
 fn listen(
-    io: &mut UringIo,
+    io: &mut Driver,
     config: &BrokerConfig,
     bound: Option<&[SocketAddr]>,
     shards: usize,

@@ -11,9 +11,9 @@ use std::ptr;
 use io_uring::{opcode, squeue, types};
 use socket2::{SockAddr, Socket};
 
-use super::flights::Key;
 use super::receive;
 use crate::io::buffer::{AlignedBuf, Slice};
+use crate::io::flights::Key;
 use crate::io::handles::Handles;
 use crate::io::{BLOCK_BYTES, Errno, Handle, OpenMode, Part, Payload};
 
@@ -295,7 +295,7 @@ impl Gathered {
 }
 
 impl Part {
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::io) fn bytes(&self) -> &[u8] {
         match self {
             Part::Bytes(bytes) => bytes,
             Part::Shared(slice) => slice,
@@ -303,7 +303,7 @@ impl Part {
     }
 
     #[allow(clippy::len_without_is_empty)]
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::io) fn len(&self) -> usize {
         self.bytes().len()
     }
 }

@@ -5,9 +5,9 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use io_uring::cqueue;
 
 use super::flight::{self, Pending, Progress};
-use super::flights::Key;
 use super::ring::Cqe;
 use super::{ACCEPT_PAUSE_NS, CANCEL_BY_DRIVER, EVENT, OWN, UringIo, WAKE, WOKEN};
+use crate::io::flights::Key;
 use crate::io::socket::peer_of;
 use crate::io::{Completion, Errno, Payload};
 

@@ -11,9 +11,9 @@ use io_uring::{opcode, types};
 use socket2::SockAddr;
 
 use super::flight::{Flight, Pending, Sending, Transfer};
-use super::flights::Key;
 use super::{CANCEL_BY_DRIVER, UringIo};
 use crate::io::arena::Arena;
+use crate::io::flights::Key;
 use crate::io::{Completion, Errno, Op, Payload, Token, file};
 
 impl UringIo {

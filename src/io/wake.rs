@@ -3,9 +3,11 @@
 //! never slept over.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+use rustix::event::EventfdFlags;
 
 const AWAKE: u32 = 0;
 const PARKED: u32 = 1;
@@ -13,7 +15,7 @@ const NOTIFIED: u32 = 2;
 /// The driver has ended; nobody is there to wake.
 const GONE: u32 = 3;
 
-/// Wakes one ring driver from anywhere. Clones wake the same driver.
+/// Wakes one driver from anywhere, a ring by a message of another ring where that is to be had. Clones wake the same driver.
 #[derive(Clone, Debug)]
 pub struct Waker {
     shared: Arc<Shared>,
@@ -22,20 +24,16 @@ pub struct Waker {
 #[derive(Debug)]
 struct Shared {
     state: AtomicU32,
-    /// A duplicate, so that the number cannot come to mean another file while a waker lives.
-    ring: OwnedFd,
+    /// The ring of a driver that has one. A duplicate, so that the number cannot come to mean another file while a waker
+    /// lives.
+    ring: Option<OwnedFd>,
     event: OwnedFd,
 }
 
 impl Waker {
-    pub(super) fn new(ring: OwnedFd) -> io::Result<Waker> {
-        // SAFETY: needed for a descriptor that a thread without a ring can signal. No memory is passed.
-        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-        if event < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the call above has just returned this descriptor; nothing else owns it.
-        let event = unsafe { OwnedFd::from_raw_fd(event) };
+    pub(super) fn new(ring: Option<OwnedFd>) -> io::Result<Waker> {
+        // It blocks: a ring's read of one that does not would end at once.
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?;
         Ok(Waker { shared: Arc::new(Shared { state: AtomicU32::new(AWAKE), ring, event }) })
     }
 
@@ -64,12 +62,24 @@ impl Waker {
         }
     }
 
-    /// Makes the sleeping driver's read of its event complete.
+    /// Makes the sleeping driver's event ready.
     pub(super) fn signal(&self) {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: needed to signal. Eight bytes are read from a live array; the descriptor is owned. It blocks only
-        // at a count of 2^64 - 2.
-        unsafe { libc::write(self.shared.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        // It blocks only at a count of 2^64 - 2, and fails never.
+        let _ = rustix::io::write(&self.shared.event, &1u64.to_ne_bytes());
+    }
+
+    /// Ends the driver's sleep without a wake-up's mark. Leave what it shall find before.
+    pub(super) fn nudge(&self) {
+        // Pairs with the look after `park`, as the fence in `notify` does with `unpark`.
+        fence(Ordering::SeqCst);
+        if self.shared.state.load(Ordering::SeqCst) == PARKED {
+            self.signal();
+        }
+    }
+
+    /// Takes the signals that have come. Only where the event is known to be ready: else it waits for one.
+    pub(super) fn take_signals(&self) {
+        let _ = rustix::io::read(&self.shared.event, &mut [0; 8]);
     }
 
     /// Before sleeping; `false` when a wake-up has come already.
@@ -92,12 +102,12 @@ impl Waker {
         self.shared.state.store(GONE, Ordering::SeqCst);
     }
 
-    pub(super) fn ring_fd(&self) -> RawFd {
-        self.shared.ring.as_raw_fd()
+    pub(super) fn ring_fd(&self) -> Option<RawFd> {
+        self.shared.ring.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    pub(super) fn event_fd(&self) -> RawFd {
-        self.shared.event.as_raw_fd()
+    pub(super) fn event(&self) -> BorrowedFd<'_> {
+        self.shared.event.as_fd()
     }
 
     pub(super) fn same_driver(&self, other: &Waker) -> bool {
@@ -110,7 +120,7 @@ mod tests {
     use super::*;
 
     fn waker() -> Waker {
-        Waker::new(std::fs::File::open("/dev/null").unwrap().into()).unwrap()
+        Waker::new(None).unwrap()
     }
 
     #[test]

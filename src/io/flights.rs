@@ -1,7 +1,7 @@
-//! The ops in flight, by [`Key`]: a place and its generation, which travel through the kernel as `user_data`. Safe code:
-//! that a completion finds the op it belongs to, and only that one, rests here.
+//! The ops in flight of one driver, by [`Key`]: a place and its generation, which travel through the kernel as `user_data`,
+//! or with a job. Safe code: that a completion finds the op it belongs to, and only that one, rests here.
 
-use crate::io::Token;
+use super::Token;
 
 /// Names an op in flight. Bit 63 stays clear: it marks the ring's own entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
