@@ -229,7 +229,7 @@ pub const RINGLOG_KEYS: &[Key] = &[
     key("ringlog.mailbox.slots", Int, Some("1024"), Range(16, 1_048_576), ReadOnly,
         "The most messages on their way from one shard to another."),
     key("ringlog.memory.bytes", Long, Some("0"), Min(0), ReadOnly,
-        "The memory for data, shared out evenly among the shards: journal, tails, reads and sends. 0: a quarter of the machine's, at most 1 GiB."),
+        "The memory for data, shared out evenly among the shards: journal, tails, reads and sends. 0: a quarter of the machine's, at most 512 MiB."),
     key("ringlog.partitions.max", Int, Some("200000"), Range(1, 10_000_000), ReadOnly,
         "The most partitions of this broker; a request to create more is refused."),
     key("ringlog.pin", Boolean, Some("true"), Any, ReadOnly,

@@ -21,8 +21,12 @@ const ARENA_BYTES_MIN: usize = 4 << 20;
 const ARENAS: usize = 128;
 /// Buffers from here on come from the other end of the arenas, so that small ones do not break up the long runs.
 const LARGE_BYTES: usize = 256 << 10;
+/// This part of a budget is for buffers that no arena holds: larger than one, or no run is left. The rest is for arenas, so
+/// that both together never take more than the budget, however broken up the arenas are.
+const HEAP_PART: usize = 4;
 
-/// A bounded source of buffers. Clones share the budget. Its memory is kept for reuse, not zeroed again.
+/// A bounded source of buffers. Clones share the budget, which bounds the memory taken from the system, not only the buffers
+/// handed out. Arenas are kept for reuse, not zeroed again.
 #[derive(Clone, Debug)]
 pub struct BufferPool {
     shared: Arc<Shared>,
@@ -32,6 +36,8 @@ pub struct BufferPool {
 struct Shared {
     used_bytes: AtomicUsize,
     max_bytes: usize,
+    heap_bytes: AtomicUsize,
+    heap_max_bytes: usize,
     arena_bytes: usize,
     arenas: Mutex<Vec<(Arc<Arena>, BlockMap)>>,
 }
@@ -39,44 +45,41 @@ struct Shared {
 impl BufferPool {
     pub fn new(max_bytes: usize) -> BufferPool {
         let share = (max_bytes / ARENAS).checked_next_power_of_two().unwrap_or(ARENA_BYTES_MIN);
-        let arena_bytes = share.clamp(ARENA_BYTES_MIN, 1 << 30).min(max_bytes / BLOCK_BYTES * BLOCK_BYTES);
+        let heap_max_bytes = max_bytes / HEAP_PART;
+        let arena_bytes = share
+            .clamp(ARENA_BYTES_MIN, 1 << 30)
+            .min((max_bytes - heap_max_bytes) / BLOCK_BYTES * BLOCK_BYTES);
         BufferPool {
             shared: Arc::new(Shared {
                 used_bytes: AtomicUsize::new(0),
                 max_bytes,
+                heap_bytes: AtomicUsize::new(0),
+                heap_max_bytes,
                 arena_bytes,
                 arenas: Mutex::default(),
             }),
         }
     }
 
-    /// A buffer of at least `len` bytes, rounded up to blocks, its contents unspecified; `None` when the budget is spent.
+    /// A buffer of at least `len` bytes, rounded up to blocks, its contents unspecified; `None` when the budget is spent, or
+    /// what is left of it is too broken up.
     pub fn allocate(&self, len: usize) -> Option<AlignedBuf> {
         let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
         let shared = &self.shared;
-        shared
-            .used_bytes
-            .try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(len).filter(|&sum| sum <= shared.max_bytes)
-            })
-            .ok()?;
-        // The budget allows it though no arena has a run so long: memory of its own.
-        let memory = shared.take(len).or_else(|| Memory::heap(len));
-        match memory {
-            Some((ptr, memory)) => {
-                Some(AlignedBuf { region: Region { ptr, len, memory, pool: Some(shared.clone()) } })
-            }
-            None => {
-                shared.used_bytes.fetch_sub(len, Ordering::Relaxed);
-                None
-            }
-        }
+        let (ptr, memory) = shared.take(len).or_else(|| shared.take_heap(len))?;
+        shared.used_bytes.fetch_add(len, Ordering::Relaxed);
+        Some(AlignedBuf { region: Region { ptr, len, memory, pool: Some(shared.clone()) } })
+    }
+
+    /// The largest buffer that can ever be had.
+    pub fn largest_bytes(&self) -> usize {
+        self.shared.arena_bytes.max(self.shared.heap_max_bytes)
     }
 
     /// Maps arenas of `bytes` in all now rather than on demand, within the budget.
     pub fn reserve(&self, bytes: usize) {
         let mut arenas = self.shared.arenas();
-        while arenas.len() * self.shared.arena_bytes < bytes.min(self.shared.max_bytes) {
+        while arenas.len() * self.shared.arena_bytes < bytes {
             if !self.shared.grow(&mut arenas) {
                 return;
             }
@@ -128,12 +131,24 @@ impl Shared {
     }
 
     fn grow(&self, arenas: &mut Vec<(Arc<Arena>, BlockMap)>) -> bool {
-        if self.arena_bytes == 0 || (arenas.len() + 1) * self.arena_bytes > self.max_bytes {
+        let max_bytes = self.max_bytes - self.heap_max_bytes;
+        if self.arena_bytes == 0 || (arenas.len() + 1) * self.arena_bytes > max_bytes {
             return false;
         }
         let Ok(arena) = Arena::new(self.arena_bytes) else { return false };
         arenas.push((Arc::new(arena), BlockMap::new(self.arena_bytes)));
         true
+    }
+
+    /// Memory of its own for a buffer that no arena has room for.
+    fn take_heap(&self, len: usize) -> Option<(NonNull<u8>, Memory)> {
+        let within = |used: usize| used.checked_add(len).filter(|&sum| sum <= self.heap_max_bytes);
+        self.heap_bytes.try_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
+        let memory = Memory::heap(len);
+        if memory.is_none() {
+            self.heap_bytes.fetch_sub(len, Ordering::Relaxed);
+        }
+        memory
     }
 
     fn give_back(&self, number: usize, block: usize, len: usize) {
@@ -188,6 +203,9 @@ impl Drop for Region {
                     Layout::from_size_align(self.len, BLOCK_BYTES).expect("the layout it was allocated with");
                 // SAFETY: allocated in `Memory::heap` with this layout, freed once.
                 unsafe { dealloc(self.ptr.as_ptr(), layout) };
+                if let Some(pool) = &self.pool {
+                    pool.heap_bytes.fetch_sub(self.len, Ordering::Relaxed);
+                }
             }
             Memory::Arena { number, block, .. } => {
                 let pool = self.pool.as_ref().expect("a part of an arena has its pool");
@@ -394,36 +412,43 @@ mod tests {
 
     #[test]
     fn a_budget_refuses_and_recovers() {
-        let pool = BufferPool::new(2 * BLOCK_BYTES);
+        // One block for buffers on their own, three in an arena.
+        let pool = BufferPool::new(4 * BLOCK_BYTES);
         let first = pool.allocate(1).unwrap();
-        let second = pool.allocate(BLOCK_BYTES).unwrap();
+        let second = pool.allocate(2 * BLOCK_BYTES).unwrap();
+        let third = pool.allocate(1).unwrap();
+        assert!(first.arena().is_some() && second.arena().is_some() && third.arena().is_none());
         assert!(pool.allocate(1).is_none());
         assert!(pool.allocate(usize::MAX).is_none());
         let slice = first.freeze().slice(10, 20);
-        drop(second);
+        drop((second, third));
         assert_eq!(pool.used_bytes(), BLOCK_BYTES);
         drop(slice);
         assert_eq!(pool.used_bytes(), 0);
     }
 
     #[test]
-    fn a_budget_that_no_run_fits_is_still_given() {
-        let pool = BufferPool::new(ARENA_BYTES_MIN);
-        let mut blocks: Vec<_> =
-            (0..ARENA_BYTES_MIN / BLOCK_BYTES).map(|_| pool.allocate(1).unwrap()).collect();
-        assert!(pool.allocate(1).is_none());
-        // Every other block: half the budget, no two neighbours.
+    fn what_no_run_fits_has_a_part_of_the_budget() {
+        let pool = BufferPool::new(4 * ARENA_BYTES_MIN);
+        let mut blocks = Vec::new();
+        while let Some(buf) = pool.allocate(1).filter(|buf| buf.arena().is_some()) {
+            blocks.push(buf);
+        }
+        assert_eq!(blocks.len(), 3 * ARENA_BYTES_MIN / BLOCK_BYTES);
+        // Every other block: half of the arenas, no two neighbours.
         let mut keep = false;
         blocks.retain(|_| {
             keep = !keep;
             keep
         });
-        let buf = pool.allocate(64 << 10).unwrap();
-        assert!(buf.arena().is_none() && buf.iter().all(|&byte| byte == 0));
+        let mut broken_up: Vec<_> = std::iter::from_fn(|| pool.allocate(64 << 10)).collect();
+        assert_eq!(broken_up.iter().map(|buf| buf.len()).sum::<usize>(), ARENA_BYTES_MIN);
+        assert!(broken_up.iter().all(|buf| buf.arena().is_none() && buf.iter().all(|&byte| byte == 0)));
+        broken_up.clear();
         drop(blocks);
         let large = pool.allocate(1 << 20).unwrap();
         assert!(large.arena().is_some());
-        drop((buf, large));
+        drop(large);
         assert_eq!(pool.used_bytes(), 0);
     }
 

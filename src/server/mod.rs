@@ -32,7 +32,7 @@ use mailbox::{Mailbox, PostOffice};
 use shard::{Shard, ShardLimits};
 
 /// What the buffers take at most unless the configuration says more.
-const MEMORY_BYTES_DEFAULT_MAX: usize = 1 << 30;
+const MEMORY_BYTES_DEFAULT_MAX: usize = 512 << 20;
 /// Open files asked of the system; a smaller limit is said at start.
 const OPEN_FILES_WANTED: usize = 100_000;
 

@@ -22,7 +22,8 @@ use super::types::LogId;
 use crate::io::buffer::{AlignedBuf, Slice};
 use crate::io::{BLOCK_BYTES, Io, Op};
 
-/// A log with this much tail is flushed; a flush writes about as much.
+/// A log with this much tail is flushed; a flush writes about as much, and no more unless one batch is larger: images of one
+/// size keep the memory in long runs.
 pub(super) const FLUSH_BYTES: usize = 1 << 20;
 /// Flushes and syncs under way at once.
 const WORK_MAX: usize = 16;
@@ -195,7 +196,7 @@ impl Storage {
             self.work_running += 1;
             return self.read_for_flush(io, id, segment_base, image_start);
         }
-        let (runs, data_bytes) = flushable_runs(log, segment_base);
+        let (runs, data_bytes) = flushable_runs(log, segment_base, FLUSH_BYTES - head_bytes);
         let image_bytes = (head_bytes + data_bytes).next_multiple_of(BLOCK_BYTES);
         // A flush must never wait for memory, as it is what frees it; the number of flushes bounds this.
         let mut buf = self.allocate(image_bytes).unwrap_or_else(|| AlignedBuf::unbudgeted(image_bytes));
@@ -326,11 +327,11 @@ impl Storage {
     }
 }
 
-/// How many runs at the front of the tail make the next flush, and their bytes.
-fn flushable_runs(log: &Log, segment: i64) -> (usize, usize) {
+/// How many runs at the front of the tail make the next flush of up to `max_bytes` (but one run at least), and their bytes.
+fn flushable_runs(log: &Log, segment: i64, max_bytes: usize) -> (usize, usize) {
     let mut bytes = 0;
     let ready = log.tail.iter().take_while(|run| {
-        let fits = bytes == 0 || bytes + run.slice.len() <= FLUSH_BYTES;
+        let fits = bytes == 0 || bytes + run.slice.len() <= max_bytes;
         let take = fits && run.segment == segment && run.next_offset <= log.high_watermark;
         if take {
             bytes += run.slice.len();

@@ -379,7 +379,7 @@ impl Storage {
             return Ok(());
         }
         let chunk_bytes = Journal::chunk_bytes(len);
-        if chunk_bytes > self.options.tail_max_bytes {
+        if chunk_bytes > self.options.tail_max_bytes.min(self.options.pool.largest_bytes()) {
             return Err(AppendError::TooLarge);
         }
         let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
