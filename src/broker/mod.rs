@@ -16,6 +16,7 @@ pub mod group; // the classic group protocol and offsets
 mod handlers; // one file an API
 pub mod mail; // what shards tell each other
 mod partition; // the partitions of a shard
+mod reply_memory; // what answers to fetches may hold
 pub mod request; // requests and responses on their way
 mod topics; // partitions made what the cluster image says
 
@@ -40,6 +41,7 @@ use gather::{Gather, Gathers, Kind, Layout};
 pub use handlers::log_config;
 use mail::{Answer, GatherRef, Mail, Task};
 use partition::{Partitions, WaiterTo};
+use reply_memory::ReplyMemory;
 use request::{Forwarded, Head, Reply, Request, RequestId, Response};
 use topics::{offsets_partitions, shard_of};
 
@@ -49,6 +51,9 @@ const TIMEOUT_CHECK_NS: u64 = 250_000_000;
 const TICK_NS: u64 = 50_000_000;
 /// Bytes of appends that may wait for room in the journal.
 const STALLED_BYTES_MAX: usize = 64 << 20;
+
+/// Replies that wait for their clients hold this part of a shard's memory at most.
+const REPLY_MEMORY_PART: usize = 8;
 
 /// The shard that runs the controller and the group coordinator.
 pub const CONTROL_SHARD: usize = 0;
@@ -86,6 +91,7 @@ pub struct Broker {
     stalled_bytes: usize,
     gathers: Gathers,
     sessions: FetchSessions,
+    reply_memory: ReplyMemory,
     controller: Option<Controller>,
     coordinator: Option<Coordinator>,
     metrics: Arc<ShardMetrics>,
@@ -115,6 +121,7 @@ impl Broker {
     pub fn open(io: &mut impl Io, parts: Parts) -> Result<Broker, crate::storage::StorageError> {
         let Parts { shard, shards, config, image, dir_ids, endpoints, storage, metadata, seed } = parts;
         let control = shard == CONTROL_SHARD;
+        let reply_memory = ReplyMemory::new(storage.memory_bytes() / REPLY_MEMORY_PART);
         let mut broker = Broker {
             shard,
             shards,
@@ -127,6 +134,7 @@ impl Broker {
             stalled_bytes: 0,
             gathers: Gathers::new(shard),
             sessions: FetchSessions::new(shard, config.fetch_session_slots),
+            reply_memory,
             controller: metadata.filter(|_| control).map(|metadata| Controller::new(metadata, shards)),
             coordinator: control
                 .then(|| Coordinator::new(&config, offsets_partitions(&image, &config), seed)),
@@ -240,6 +248,16 @@ impl Broker {
         } else {
             self.post.mail.push_back((CONTROL_SHARD, Mail::Forget { shard: self.shard, id }));
         }
+    }
+
+    /// A response that held this much of the memory for replies has gone, or nobody waits for it.
+    pub fn release_reply(&mut self, held_bytes: usize) {
+        self.reply_memory.release(held_bytes);
+    }
+
+    /// Whether a reply found no memory since the last call: connections that take nothing should end.
+    pub fn take_reply_refused(&mut self) -> bool {
+        self.reply_memory.take_refused()
     }
 
     // ---- gathers ----

@@ -68,6 +68,8 @@ pub struct Forwarded {
 #[derive(Debug)]
 pub struct Response {
     pub parts: Vec<Part>,
+    /// What it holds of the memory for replies; `Broker::release_reply` when it has gone.
+    pub held_bytes: usize,
 }
 
 /// What became of a request.
@@ -103,7 +105,7 @@ impl Response {
     pub fn from_writer(writer: Writer, external: &mut [Vec<Slice>]) -> Response {
         const COPY_MAX_BYTES: usize = 4096;
         if writer.splices.is_empty() {
-            return Response { parts: vec![Part::Bytes(writer.buf)] };
+            return Response { parts: vec![Part::Bytes(writer.buf)], held_bytes: 0 };
         }
         let mut parts = Vec::with_capacity(2 * writer.splices.len() + 1);
         let mut bytes = Vec::with_capacity(writer.buf.len() + 256);
@@ -126,7 +128,7 @@ impl Response {
         if !bytes.is_empty() {
             parts.push(Part::Bytes(bytes));
         }
-        Response { parts }
+        Response { parts, held_bytes: 0 }
     }
 
     pub fn len(&self) -> usize {

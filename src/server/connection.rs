@@ -31,6 +31,10 @@ pub struct Connection {
     pub shutting_down: bool,
     /// When it last sent or took something.
     pub active_at_ns: u64,
+    /// When the send under way, or the last one, began.
+    pub sent_at_ns: u64,
+    /// What the send under way holds of the memory for replies.
+    pub sending_held_bytes: usize,
     generation: u32,
     next_sequence: u32,
     input: Vec<u8>,
@@ -74,6 +78,8 @@ impl Connection {
             closing: false,
             shutting_down: false,
             active_at_ns: now_ns,
+            sent_at_ns: now_ns,
+            sending_held_bytes: 0,
             generation,
             next_sequence: 0,
             input: Vec::new(),
@@ -122,20 +128,28 @@ impl Connection {
         RequestId { connection, generation: self.generation, sequence }
     }
 
-    /// Puts an answer (or the lack of one) in its place; `false` when nobody waits for it.
-    pub fn answer(&mut self, sequence: u32, response: Option<Response>) -> bool {
-        let Some(front) = self.slots.front() else { return false };
-        let index = sequence.wrapping_sub(front.sequence) as usize;
-        match self.slots.get_mut(index) {
+    /// Puts an answer (or the lack of one) in its place; gives it back when nobody waits for it.
+    pub fn answer(&mut self, sequence: u32, response: Option<Response>) -> Result<(), Option<Response>> {
+        let first = self.slots.front().map_or(sequence, |front| front.sequence);
+        match self.slots.get_mut(sequence.wrapping_sub(first) as usize) {
             Some(slot) if matches!(slot.state, State::Waiting) => {
                 slot.state = response.map_or(State::Silent, State::Ready);
-                true
+                Ok(())
             }
-            _ => false,
+            _ => Err(response),
         }
     }
 
-    /// The answers that may leave now, for one send. Empty when there are none.
+    /// What its answers, sent and unsent, hold of the memory for replies.
+    pub fn held_bytes(&self) -> usize {
+        let ready = self.slots.iter().map(|slot| match &slot.state {
+            State::Ready(response) => response.held_bytes,
+            State::Waiting | State::Silent => 0,
+        });
+        self.sending_held_bytes + ready.sum::<usize>()
+    }
+
+    /// The answers that may leave now, for one send; `sending_held_bytes` is what they hold. Empty when there are none.
     pub fn take_output(&mut self) -> Vec<Part> {
         let mut parts = Vec::new();
         let mut bytes = 0;
@@ -147,6 +161,7 @@ impl Connection {
                 _ => break,
             }
             if let Some(Slot { state: State::Ready(response), .. }) = self.slots.pop_front() {
+                self.sending_held_bytes += response.held_bytes;
                 for part in response.parts {
                     bytes += part_len(&part);
                     push_part(&mut parts, part);
@@ -236,7 +251,7 @@ mod tests {
     }
 
     fn response(text: &str) -> Option<Response> {
-        Some(Response { parts: vec![Part::Bytes(text.as_bytes().to_vec())] })
+        Some(Response { parts: vec![Part::Bytes(text.as_bytes().to_vec())], held_bytes: text.len() })
     }
 
     fn frame(api_key: i16) -> Vec<u8> {
@@ -258,11 +273,14 @@ mod tests {
         let mut connection = connection();
         let first = connection.begin_request(0, ApiKey::Produce);
         let second = connection.begin_request(0, ApiKey::Produce);
-        assert!(connection.answer(second.sequence, response("two")));
+        assert!(connection.answer(second.sequence, response("two")).is_ok());
         assert!(connection.take_output().is_empty());
-        assert!(connection.answer(first.sequence, response("one")));
+        assert!(connection.answer(first.sequence, response("one")).is_ok());
+        assert_eq!(connection.held_bytes(), 6);
         assert_eq!(text(connection.take_output()), "onetwo");
-        assert!(!connection.answer(first.sequence, response("again")));
+        assert_eq!((connection.held_bytes(), connection.sending_held_bytes), (6, 6));
+        let refused = connection.answer(first.sequence, response("again")).unwrap_err();
+        assert_eq!(refused.unwrap().held_bytes, 5);
     }
 
     #[test]
@@ -282,8 +300,8 @@ mod tests {
         let mut connection = connection();
         let silent = connection.begin_request(0, ApiKey::Produce);
         let loud = connection.begin_request(0, ApiKey::Produce);
-        connection.answer(silent.sequence, None);
-        connection.answer(loud.sequence, response("x"));
+        connection.answer(silent.sequence, None).unwrap();
+        connection.answer(loud.sequence, response("x")).unwrap();
         assert_eq!(text(connection.take_output()), "x");
         assert!(!connection.is_busy());
     }

@@ -24,6 +24,9 @@ const MAIL_A_TURN: usize = 256;
 /// Connections looked at for idleness in one turn.
 const IDLE_CHECKS_A_TURN: usize = 64;
 
+/// A client that has taken nothing of a reply for so long may lose its connection when replies lack memory.
+const SLOW_READER_NS: u64 = 10_000_000_000;
+
 /// Limits of a shard, set at start.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardLimits {
@@ -98,6 +101,7 @@ impl<I: Io> Shard<I> {
         // After the wait, so that what mail asks for is submitted with this turn and not with the next event.
         self.take_mail();
         self.close_idle();
+        self.close_slow_reader();
         self.broker.end_turn(&mut self.io);
         self.deliver();
         self.run_dirty();
@@ -335,10 +339,15 @@ impl<I: Io> Shard<I> {
     }
 
     fn answer(&mut self, id: RequestId, response: Option<Response>) {
-        let Some(connection) = self.connections.get_mut(id.connection as usize) else { return };
         tracing::trace!(id.connection, id.sequence, "answer");
-        if connection.generation() == id.generation && connection.answer(id.sequence, response) {
-            self.dirty.push(id.connection);
+        let connection = self.connections.get_mut(id.connection as usize);
+        let unwanted = match connection.filter(|connection| connection.generation() == id.generation) {
+            Some(connection) => connection.answer(id.sequence, response),
+            None => Err(response),
+        };
+        match unwanted {
+            Ok(()) => self.dirty.push(id.connection),
+            Err(response) => self.broker.release_reply(response.map_or(0, |response| response.held_bytes)),
         }
     }
 
@@ -370,6 +379,7 @@ impl<I: Io> Shard<I> {
             return;
         }
         connection.sending = true;
+        connection.sent_at_ns = self.io.now();
         let socket = connection.socket;
         self.io.submit(Op::Send { socket, parts }, Token::new(Owner::Server, Kind::Send, index).into());
     }
@@ -378,6 +388,7 @@ impl<I: Io> Shard<I> {
         let connection = &mut self.connections[index as usize];
         connection.sending = false;
         connection.active_at_ns = self.io.now();
+        self.broker.release_reply(std::mem::take(&mut connection.sending_held_bytes));
         match completion.result {
             Ok(bytes) => {
                 self.metrics().bytes_sent.add(bytes as u64);
@@ -432,6 +443,7 @@ impl<I: Io> Shard<I> {
         if connection.closing && connection.is_quiet() {
             let connection = self.connections.remove(index as usize);
             self.input_bytes -= connection.input_bytes();
+            self.broker.release_reply(connection.held_bytes());
             self.metrics().connections_closed.add(1);
             self.close_socket(connection.socket);
         }
@@ -439,6 +451,23 @@ impl<I: Io> Shard<I> {
 
     fn close_socket(&mut self, handle: Handle) {
         self.io.submit(Op::Close { handle }, Token::new(Owner::Server, Kind::Other, 0).into());
+    }
+
+    /// Where replies have no memory left, the client that has taken nothing for longest loses its connection: it must not
+    /// keep the others waiting.
+    fn close_slow_reader(&mut self) {
+        if !self.broker.take_reply_refused() {
+            return;
+        }
+        let now = self.io.now();
+        let slow = self.connections.iter().filter(|(_, connection)| {
+            let stalled = now.saturating_sub(connection.sent_at_ns) > SLOW_READER_NS;
+            connection.sending && !connection.closing && stalled
+        });
+        if let Some((index, _)) = slow.min_by_key(|(_, connection)| connection.sent_at_ns) {
+            tracing::warn!(peer = %self.connections[index].peer.host, "the client reads too slowly, and replies lack memory");
+            self.begin_close(index as u32, "it reads too slowly, and replies lack memory");
+        }
     }
 
     fn close_idle(&mut self) {

@@ -306,6 +306,11 @@ impl Storage {
         Ok(log)
     }
 
+    /// The budget of its buffers.
+    pub fn memory_bytes(&self) -> usize {
+        self.options.pool.max_bytes()
+    }
+
     pub(super) fn producer_config(&self) -> ProducerStateConfig {
         ProducerStateConfig {
             expiration_ms: self.options.producer_id_expiration_ms,

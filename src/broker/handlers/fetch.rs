@@ -12,6 +12,7 @@ use crate::broker::Broker;
 use crate::broker::fetch_session::{Begin, FetchKey, FetchPartition, SessionFetch};
 use crate::broker::gather::{Gather, Kind, Layout};
 use crate::broker::mail::{Answer, GatherRef, Query, Read, ReadAnswer, Task, Watch};
+use crate::broker::reply_memory::THROTTLE_MS;
 use crate::broker::request::{Head, Reply, Request, Response};
 use crate::io::Io;
 use crate::io::buffer::Slice;
@@ -266,15 +267,19 @@ pub fn moved(broker: &mut Broker, io: &mut impl Io, at: GatherRef) {
 }
 
 pub fn finish(broker: &mut Broker, gather: Gather) -> Response {
-    let Kind::Fetch(fetch) = gather.kind else { return Response { parts: Vec::new() } };
+    let Kind::Fetch(fetch) = gather.kind else { return Response { parts: Vec::new(), held_bytes: 0 } };
     let mut answers: Vec<ReadAnswer> = gather.answers.into_iter().map(read_answer).collect();
-    limit_bytes(&mut answers, fetch.max_bytes);
+    let allowance = broker.reply_memory.allowance_bytes();
+    limit_bytes(&mut answers, fetch.max_bytes.min(allowance), allowance > 0);
     let told = fetch.parts.iter().zip(&answers);
     let told = told.map(|((key, _), answer)| (key, answer.high_watermark, answer.log_start_offset));
     let with_records = answers.iter().filter(|answer| answer.bytes > 0).count();
     broker.sessions.end(fetch.session_id, told, with_records);
-    broker.metrics.bytes_fetched.add(answers.iter().map(|answer| answer.bytes as u64).sum());
-    encode(&gather.head, &fetch, &gather.layout, answers)
+    let bytes: usize = answers.iter().map(|answer| answer.bytes).sum();
+    broker.metrics.bytes_fetched.add(bytes as u64);
+    broker.reply_memory.hold(bytes);
+    let throttle_time_ms = if allowance == 0 { THROTTLE_MS } else { 0 };
+    Response { held_bytes: bytes, ..encode(&gather.head, &fetch, &gather.layout, answers, throttle_time_ms) }
 }
 
 fn read_answer(answer: Option<Answer>) -> ReadAnswer {
@@ -286,10 +291,10 @@ fn read_answer(answer: Option<Answer>) -> ReadAnswer {
     }
 }
 
-/// Parts behind the limit give their records up; the first one with records keeps them.
-fn limit_bytes(answers: &mut [ReadAnswer], max_bytes: usize) {
+/// Parts behind the limit give their records up; the first one with records keeps them if `at_least_one`.
+fn limit_bytes(answers: &mut [ReadAnswer], max_bytes: usize, at_least_one: bool) {
     let mut left = max_bytes;
-    let mut first = true;
+    let mut first = at_least_one;
     for answer in answers {
         if answer.bytes > left && !first {
             answer.records.clear();
@@ -300,7 +305,13 @@ fn limit_bytes(answers: &mut [ReadAnswer], max_bytes: usize) {
     }
 }
 
-fn encode(head: &Head, fetch: &SessionFetch, layout: &Layout, mut answers: Vec<ReadAnswer>) -> Response {
+fn encode(
+    head: &Head,
+    fetch: &SessionFetch,
+    layout: &Layout,
+    mut answers: Vec<ReadAnswer>,
+    throttle_time_ms: i32,
+) -> Response {
     let mut responses = Vec::new();
     for (topic, first, partitions) in layout.topics() {
         let mut data = Vec::with_capacity(partitions.len());
@@ -324,8 +335,12 @@ fn encode(head: &Head, fetch: &SessionFetch, layout: &Layout, mut answers: Vec<R
             });
         }
     }
-    let response =
-        FetchResponse { session_id: fetch.session_id, responses: responses.into(), ..Default::default() };
+    let response = FetchResponse {
+        throttle_time_ms,
+        session_id: fetch.session_id,
+        responses: responses.into(),
+        ..Default::default()
+    };
     let mut writer = Writer::with_capacity(256);
     frame::write_response(&mut writer, head.api_key, head.version, head.correlation_id, &response);
     let mut records: Vec<Vec<Slice>> =
