@@ -3,7 +3,7 @@
 //! The modules below are the layers, lowest first; `tests/layering.rs` fails on an import against this order.
 
 pub mod broker; // what Kafka means: partitions, groups, one handler an API
-pub mod cli;
+pub mod cli; // the subcommands
 pub mod config; // every key once: type, default, range, doc
 #[allow(unsafe_code)]
 pub mod io; // the kernel: the Io trait, the ring, buffers; the only unsafe
@@ -13,4 +13,4 @@ pub mod metrics; // counters and histograms of one shard
 pub mod protocol; // the wire: generated messages, reader, writer, frames
 pub mod record; // record batches v2: header view, validation, compression
 pub mod server; // threads and wiring: the shard's turn, connections, mailboxes
-pub mod storage; // a shard's disk: journal, segments, recovery, retention // the subcommands
+pub mod storage; // a shard's disk: journal, segments, recovery, retention

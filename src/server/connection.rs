@@ -5,6 +5,7 @@
 //! waits in `input`, which is bounded: the shard stops receiving when a connection holds enough.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use crate::broker::request::{Peer, RequestId, Response, part_len};
 use crate::io::{Handle, Part};
@@ -22,6 +23,8 @@ const SEND_PARTS_MAX: usize = 256;
 pub struct Connection {
     pub socket: Handle,
     pub peer: Peer,
+    /// Whose share of the connections it is.
+    pub ip: Option<IpAddr>,
     pub receiving: bool,
     pub cancelling: bool,
     pub sending: bool,
@@ -68,10 +71,18 @@ pub enum Next {
 }
 
 impl Connection {
-    pub fn new(socket: Handle, peer: Peer, generation: u32, limits: Limits, now_ns: u64) -> Connection {
+    pub fn new(
+        socket: Handle,
+        peer: Peer,
+        ip: Option<IpAddr>,
+        generation: u32,
+        limits: Limits,
+        now_ns: u64,
+    ) -> Connection {
         Connection {
             socket,
             peer,
+            ip,
             receiving: false,
             cancelling: false,
             sending: false,
@@ -247,7 +258,7 @@ mod tests {
 
     fn connection() -> Connection {
         let peer = Peer { host: Arc::from("/127.0.0.1"), listener: 0 };
-        Connection::new(Handle(1), peer, 7, Limits { in_flight_max: 2, frame_bytes_max: 100 }, 0)
+        Connection::new(Handle(1), peer, None, 7, Limits { in_flight_max: 2, frame_bytes_max: 100 }, 0)
     }
 
     fn response(text: &str) -> Option<Response> {

@@ -5,6 +5,7 @@
 //! ends when all have.
 
 pub mod connection;
+pub mod connection_quota;
 pub mod mailbox;
 pub mod shard;
 pub mod token;
@@ -28,6 +29,7 @@ use crate::protocol::Uuid;
 use crate::storage::{self, CleanerOptions, Storage, StorageOptions};
 
 use connection::Limits;
+use connection_quota::ConnectionQuota;
 use mailbox::{Mailbox, PostOffice};
 use shard::{Shard, ShardLimits};
 
@@ -79,6 +81,7 @@ struct Plan {
     shards: usize,
     cores: Vec<usize>,
     memory_bytes: usize,
+    connections: Arc<ConnectionQuota>,
     seed: u128,
     stop: Arc<AtomicBool>,
 }
@@ -117,8 +120,9 @@ impl Server {
             0 => default_memory_bytes(),
             bytes => bytes as usize,
         };
-        let driver = preflight(&config, memory_bytes)?;
+        let (driver, open_files_max) = preflight(&config, memory_bytes)?;
         let plan = Arc::new(Plan {
+            connections: Arc::new(ConnectionQuota::new(&config.sockets, open_files_max)),
             config: Arc::new(config),
             driver,
             shards,
@@ -224,8 +228,9 @@ fn mark_clean(config: &BrokerConfig, driver: DriverKind) -> Result<(), ServeErro
     storage::mark_clean(&mut io, &config.log_dirs).map_err(data)
 }
 
-/// Makes the directories, checks that kernel, container and file systems let the broker work, and settles on what.
-fn preflight(config: &BrokerConfig, memory_bytes: usize) -> Result<DriverKind, ServeError> {
+/// Makes the directories, checks that kernel, container and file systems let the broker work, and settles on what. Answers
+/// also how many files may be open.
+fn preflight(config: &BrokerConfig, memory_bytes: usize) -> Result<(DriverKind, u64), ServeError> {
     for dir in &config.log_dirs {
         std::fs::create_dir_all(dir)
             .map_err(|error| ServeError::Data(format!("{}: {error}", dir.display())))?;
@@ -244,7 +249,7 @@ fn preflight(config: &BrokerConfig, memory_bytes: usize) -> Result<DriverKind, S
         preflight::check(&needs).map_err(|refusal| ServeError::Preflight(refusal.to_string()))?;
     tracing::info!(kernel = host.release, driver = %verdict.driver, "host");
     verdict.cautions.iter().for_each(|caution| tracing::warn!("{caution}"));
-    Ok(verdict.driver)
+    Ok((verdict.driver, host.open_files_max))
 }
 
 impl Plan {
@@ -264,7 +269,7 @@ impl Plan {
         tracing::info!(acks_0 = ?levels.acks0, acks_1 = ?levels.acks1, acks_all = ?levels.all, "ack levels");
         tracing::info!(
             memory_mib = self.memory_bytes >> 20,
-            connections = config.sockets.max_connections,
+            connections = self.connections.max(),
             requests_a_connection = config.sockets.connection_requests_max,
             request_bytes = config.sockets.request_max_bytes,
             topics = config.topics_max,
@@ -468,7 +473,7 @@ fn storage_options(plan: &Plan, shard: usize) -> StorageOptions {
 fn limits(plan: &Plan) -> ShardLimits {
     let sockets = &plan.config.sockets;
     ShardLimits {
-        connections_max: sockets.max_connections,
+        connections: plan.connections.clone(),
         connection: Limits {
             in_flight_max: sockets.connection_requests_max,
             frame_bytes_max: sockets.request_max_bytes,

@@ -3,12 +3,13 @@
 //! [`Shard::turn`] is the only entry: submit and take completions, take mail, run what is due, answer. Nothing in it
 //! blocks but the driver's wait for the next event. Threads (`server::run`) and the simulation call it in a loop.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use slab::Slab;
 
 use super::connection::{Connection, Limits, Next};
+use super::connection_quota::{ConnectionQuota, Full};
 use super::mailbox::Mailbox;
 use super::token::{Kind, Owner, Token};
 use crate::broker::Broker;
@@ -28,9 +29,10 @@ const IDLE_CHECKS_A_TURN: usize = 64;
 const SLOW_READER_NS: u64 = 10_000_000_000;
 
 /// Limits of a shard, set at start.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ShardLimits {
-    pub connections_max: usize,
+    /// All shards' connections together.
+    pub connections: Arc<ConnectionQuota>,
     pub connection: Limits,
     /// Bytes of requests that all connections may hold before they are whole.
     pub input_bytes_max: usize,
@@ -202,19 +204,36 @@ impl<I: Io> Shard<I> {
     }
 
     fn open_connection(&mut self, listener: u32, socket: Handle, peer: Option<SocketAddr>) {
-        if self.stopping || self.connections.len() >= self.limits.connections_max {
+        let ip = peer.map(|peer| peer.ip());
+        if self.stopping || !self.admit(ip) {
             self.metrics().connections_refused.add(1);
-            tracing::warn!(limit = self.limits.connections_max, "connection refused: too many on this shard");
             return self.close_socket(socket);
         }
         let host = peer.map_or_else(|| Arc::from("/unknown"), |peer| Arc::from(format!("/{}", peer.ip())));
         let peer = Peer { host, listener: self.listeners[listener as usize].1 };
         self.next_generation = self.next_generation.wrapping_add(1);
         let connection =
-            Connection::new(socket, peer, self.next_generation, self.limits.connection, self.io.now());
+            Connection::new(socket, peer, ip, self.next_generation, self.limits.connection, self.io.now());
         let index = self.connections.insert(connection) as u32;
         self.metrics().connections_opened.add(1);
         self.receive(index);
+    }
+
+    fn admit(&mut self, ip: Option<IpAddr>) -> bool {
+        match self.limits.connections.open(ip) {
+            Ok(()) => return true,
+            Err(Full::Broker { max }) => {
+                tracing::warn!(?ip, max, "connection refused: max.connections are open")
+            }
+            Err(Full::Address { max }) => {
+                tracing::warn!(
+                    ?ip,
+                    max,
+                    "connection refused: max.connections.per.ip of this address are open"
+                );
+            }
+        }
+        false
     }
 
     fn receive(&mut self, index: u32) {
@@ -444,6 +463,7 @@ impl<I: Io> Shard<I> {
             let connection = self.connections.remove(index as usize);
             self.input_bytes -= connection.input_bytes();
             self.broker.release_reply(connection.held_bytes());
+            self.limits.connections.close(connection.ip);
             self.metrics().connections_closed.add(1);
             self.close_socket(connection.socket);
         }

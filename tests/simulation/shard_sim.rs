@@ -11,6 +11,7 @@ use ringlog::io::Io;
 use ringlog::io::buffer::BufferPool;
 use ringlog::metadata::{Embedded, OpenOptions};
 use ringlog::server::connection::Limits;
+use ringlog::server::connection_quota::ConnectionQuota;
 use ringlog::server::mailbox::PostOffice;
 use ringlog::server::shard::{Shard, ShardLimits};
 use ringlog::storage::{self, Storage, StorageOptions};
@@ -398,7 +399,7 @@ impl Sim {
 
 fn limits() -> ShardLimits {
     ShardLimits {
-        connections_max: 100,
+        connections: Arc::new(ConnectionQuota::new(&BrokerConfig::default().sockets, 10_000)),
         connection: Limits { in_flight_max: 5, frame_bytes_max: 100 << 20 },
         input_bytes_max: 32 << 20,
         idle_ns: 600 * SECOND_NS,
