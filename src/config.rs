@@ -47,6 +47,9 @@ pub fn broker_keys() -> &'static [Key] {
     static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         let tables = [broker_keys::KAFKA_KEYS, broker_keys::RINGLOG_KEYS, ignored_keys::IGNORED_KEYS];
         let mut keys = tables.concat();
+        for key in keys.iter_mut().filter(|key| broker_keys::NOT_YET.contains(&key.name)) {
+            key.effect = Effect::Ignored(Reason::NotYet);
+        }
         keys.sort_by_key(|key| key.name);
         keys
     });

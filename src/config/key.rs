@@ -91,6 +91,8 @@ pub enum Reason {
     Metrics,
     /// The mechanism that it tunes is not needed here.
     Mechanism,
+    /// It will mean something, but nothing reads it yet.
+    NotYet,
 }
 
 impl Reason {
@@ -106,6 +108,7 @@ impl Reason {
             Reason::Groups => "the group protocol it belongs to is not supported",
             Reason::Metrics => "metrics are not sampled or reported this way",
             Reason::Mechanism => "the mechanism it tunes does not exist here",
+            Reason::NotYet => "it is not enforced yet",
         }
     }
 
@@ -121,6 +124,7 @@ impl Reason {
             Reason::Groups => "Ignored: the group protocol it belongs to is not supported.",
             Reason::Metrics => "Ignored: metrics are not sampled or reported this way.",
             Reason::Mechanism => "Ignored: the mechanism it tunes does not exist here.",
+            Reason::NotYet => "Ignored: it is not enforced yet.",
         }
     }
 }

@@ -12,9 +12,6 @@ use crate::protocol::messages::describe_topic_partitions_response::{
     DescribeTopicPartitionsResponseTopic,
 };
 
-/// `max.request.partition.size.limit` of Kafka.
-const PARTITIONS_MAX: i32 = 2000;
-
 pub fn handle(broker: &mut Broker, request: Request<'_>) -> Reply {
     let message = match super::decode::<DescribeTopicPartitionsRequest>(request.body, request.head.version) {
         Ok(message) => message,
@@ -33,7 +30,8 @@ pub fn handle(broker: &mut Broker, request: Request<'_>) -> Reply {
     if let Some(cursor) = cursor {
         names.retain(|name| *name >= cursor.topic_name);
     }
-    let mut left = message.response_partition_limit.clamp(1, PARTITIONS_MAX) as usize;
+    let mut left =
+        (message.response_partition_limit.max(1) as usize).min(broker.config.max_request_partitions);
     let mut topics = Vec::new();
     let mut next_cursor = None;
     for name in names {
