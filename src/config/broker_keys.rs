@@ -21,12 +21,9 @@ const fn key(
 const MAX_INT: Option<&str> = Some("2147483647");
 const MAX_LONG: Option<&str> = Some("9223372036854775807");
 
-/// One key in two lines: what it takes, and what it means.
 /// Declared and read into the configuration, but nothing acts on them yet: setting one is answered with a warning.
 pub const NOT_YET: &[&str] = &[
     "max.connection.creation.rate",
-    "max.connections.per.ip",
-    "max.connections.per.ip.overrides",
     "offsets.commit.timeout.ms",
     "offsets.topic.compression.codec",
     "producer.id.expiration.check.interval.ms",
@@ -44,6 +41,7 @@ pub const NOT_YET: &[&str] = &[
     "transactional.id.expiration.ms",
 ];
 
+/// One key in two lines: what it takes, and what it means.
 #[rustfmt::skip]
 pub const KAFKA_KEYS: &[Key] = &[
     key("advertised.listeners", List, None, Any, ReadOnly,

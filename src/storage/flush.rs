@@ -342,7 +342,9 @@ fn flushable_runs(log: &Log, segment: i64, max_bytes: usize) -> (usize, usize) {
     (count, bytes)
 }
 
-pub(super) fn create_dir(steps: &mut VecDeque<Step>, log: &Log) {
+/// The first flush makes the directory and says whose it is. The flushes of a log come one by one, and a sync after
+/// them, so whatever of a log counts as safe has a topic id beside it.
+fn create_dir(steps: &mut VecDeque<Step>, log: &Log) {
     steps.push_back(Step::CreateDir { path: log.path.clone() });
     let metadata = format_partition_metadata(log.tp.topic_id);
     write_file(steps, &log.path.join(PARTITION_METADATA_FILE), metadata.as_bytes());

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::checkpoint::*;
 use super::load::{LoadOptions, LoadedLog, load};
-use super::names::{DirectoryState, parse_directory_name};
+use super::names::{DirectoryState, parse_directory_name, suffixed_directory_name};
 use super::producer_state::ProducerStateConfig;
 use super::replay::{Replay, find_journals, replay_journals};
 use super::scan::io_error;
@@ -116,16 +116,16 @@ impl Recovery<'_> {
         let journals = find_journals(io, self.dir)?;
         let mark = self.dir.join(CLEAN_SHUTDOWN_FILE);
         let marked = read_file(io, &mark, 4096).map_err(|error| io_error(&mark, error))?.is_some();
-        let partitions = self.partitions(io)?;
         // Nothing of ours changes a segment without a journal file being there.
         let ours = read_file(io, &own.join(RECOVERY_POINT_FILE), CHECKPOINT_BYTES_MAX);
         let ours = ours.map_err(|error| io_error(&own, error))?.is_some();
+        self.dense = ours && !journals.is_empty();
+        let partitions = self.partitions(io)?;
         let clean = journals.is_empty() && (marked || ours || partitions.is_empty());
         let mut starts = read_offsets(io, self.dir, LOG_START_OFFSET_FILE, &partitions)?;
         let points = read_offsets(io, self.dir, RECOVERY_POINT_FILE, &partitions)?;
         if !clean {
             self.report.clean = false;
-            self.dense = ours;
             self.load_all(io, &partitions, &points, &starts)?;
             replay_journals(io, &journals, self)?;
             let mut ends = points;
@@ -161,6 +161,15 @@ impl Recovery<'_> {
                 DirectoryState::Live => {
                     if let Some(id) = read_topic_id(io, &path)? {
                         partitions.insert((id, name.partition), (name.topic.to_string(), path));
+                    } else if self.dense {
+                        // It was never synced, so the journal has all of it; unless the file is damaged: nothing is deleted.
+                        let unique = u128::from(io.random());
+                        let (topic, state) = (name.topic, DirectoryState::Stray);
+                        let aside = suffixed_directory_name(topic, name.partition, unique, state);
+                        self.report.cut.push(format!("{}: no topic id, moved to {aside}", path.display()));
+                        let renamed =
+                            io.block_on(Op::Rename { from: path.clone(), to: self.dir.join(aside) }).result;
+                        renamed.map_err(|error| io_error(&path, error))?;
                     }
                 }
                 DirectoryState::Future | DirectoryState::Stray => {}

@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::{CLEANER_OFFSET_FILE, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE, format_offsets};
-use super::flush::create_dir;
 use super::jobs::{Step, replace_file};
 use super::log::Log;
 use super::names::FileKind;
@@ -92,7 +91,7 @@ impl Storage {
         log.bytes_since_snapshot = 0;
         let mut steps = VecDeque::new();
         if !log.on_disk {
-            create_dir(&mut steps, log);
+            steps.push_back(Step::CreateDir { path: log.path.clone() });
         }
         let path = log.file_path(offset, FileKind::ProducerSnapshot);
         replace_file(&mut steps, &path, &log.producers.snapshot());
