@@ -4,10 +4,12 @@
 //! all have taken it over is the client answered: what it then asks of any connection finds the change done.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use slab::Slab;
 
+use super::handlers::init_producer_id;
 use super::mail::Mail;
 use super::request::{Forwarded, Head, Response};
 use super::{Broker, CONTROL_SHARD};
@@ -54,7 +56,7 @@ pub struct Controller {
     applied: Vec<u64>,
     admins: Slab<Admin>,
     proposals: BTreeMap<ProposalId, Purpose>,
-    producer_ids: std::ops::Range<i64>,
+    producer_ids: Range<i64>,
     producer_id_asked: bool,
     producer_id_waiters: VecDeque<Forwarded>,
 }
@@ -85,6 +87,13 @@ impl Controller {
             producer_id_asked: false,
             producer_id_waiters: VecDeque::new(),
         }
+    }
+}
+
+impl Controller {
+    /// The producer ids set aside and not given out.
+    pub(super) fn producer_ids(&mut self) -> &mut Range<i64> {
+        &mut self.producer_ids
     }
 }
 
@@ -267,15 +276,35 @@ impl Broker {
             if controller.producer_id_waiters.is_empty() {
                 return;
             }
-            let answer = match (controller.producer_ids.next(), &failed) {
-                (Some(id), _) => Ok(id),
-                (None, Some(error)) => Err(error.code),
-                (None, None) => break,
-            };
+            if controller.producer_ids.is_empty() && failed.is_none() {
+                break;
+            }
             let Some(request) = controller.producer_id_waiters.pop_front() else { return };
-            let response = super::handlers::init_producer_id::response(&request.head, answer);
+            if !controller.producer_ids.is_empty() && init_producer_id::is_transactional(&request) {
+                self.transaction_request(io, request);
+                continue;
+            }
+            let failure = failed.as_ref().map_or(ErrorCode::UnknownServerError, |error| error.code);
+            let answer = controller.producer_ids.next().ok_or(failure);
+            let response = init_producer_id::response(&request.head, answer);
             self.respond(request.shard, request.head.id, Some(response));
         }
+        self.allocate_producer_ids(io);
+    }
+
+    /// Has the next block of producer ids set aside before this one is used up, as those who need one in the middle of
+    /// something cannot wait for it.
+    pub(super) fn keep_producer_ids(&mut self, io: &mut impl Io) {
+        let low = self.controller.as_ref().is_some_and(|controller| {
+            let left = controller.producer_ids.end - controller.producer_ids.start;
+            left < i64::from(PRODUCER_ID_BLOCK) / 10
+        });
+        if low {
+            self.allocate_producer_ids(io);
+        }
+    }
+
+    fn allocate_producer_ids(&mut self, io: &mut impl Io) {
         let Some(controller) = &mut self.controller else { return };
         if controller.producer_id_asked {
             return;

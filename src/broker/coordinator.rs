@@ -16,6 +16,7 @@ use super::group::{
 use super::mail::Answer;
 use super::partition::{Waiter, WaiterTo};
 use super::request::{Forwarded, Head, RequestId, Response};
+use super::transaction::TRANSACTION_TOPIC;
 use crate::config::BrokerConfig;
 use crate::io::Io;
 use crate::metadata::{ClusterImage, Topic};
@@ -158,6 +159,7 @@ impl Broker {
             log_append_time_ms: None,
             wall_ms: self.wall_ms,
             coordinator: true,
+            transaction_version: 0,
         };
         match self.storage.append(io, partition.log, batch, options) {
             Ok(appended) => {
@@ -220,9 +222,14 @@ impl Broker {
     }
 
     /// Marks the partitions of this shard as loading; steps do the rest while the broker serves.
-    pub(super) fn load_coordinator(&mut self) {
-        let Some(topic) = self.image.topic(OFFSETS_TOPIC).cloned() else { return };
-        self.coordinator_topic_changed(&topic);
+    pub(super) fn load_coordinators(&mut self) {
+        let image = self.image.clone();
+        if let Some(topic) = image.topic(OFFSETS_TOPIC) {
+            self.coordinator_topic_changed(topic);
+        }
+        if let Some(topic) = image.topic(TRANSACTION_TOPIC) {
+            self.transaction_topic_changed(topic);
+        }
     }
 
     /// New partitions of the offsets topic are loaded like old ones: they are empty.
@@ -264,9 +271,11 @@ impl Broker {
         let loading: Vec<(i32, i64)> =
             coordinator.loading.iter().map(|(&partition, &next)| (partition, next)).collect();
         for (partition, next) in loading {
-            match self.load_some(io, partition, next) {
-                Load::More(next) => {
+            match self.read_internal(io, OFFSETS_TOPIC, partition, next) {
+                Load::More { bytes, next } => {
+                    let now = self.group_now();
                     if let Some(coordinator) = &mut self.coordinator {
+                        coordinator.groups.load_batch(now, partition, &bytes);
                         coordinator.loading.insert(partition, next);
                     }
                 }
@@ -276,8 +285,9 @@ impl Broker {
         }
     }
 
-    fn load_some(&mut self, io: &mut impl Io, partition: i32, next: i64) -> Load {
-        let Some(topic_id) = self.image.topic(OFFSETS_TOPIC).map(|topic| topic.id) else { return Load::End };
+    /// The next records of an internal topic that a coordinator loads.
+    pub(super) fn read_internal(&mut self, io: &mut impl Io, topic: &str, partition: i32, next: i64) -> Load {
+        let Some(topic_id) = self.image.topic(topic).map(|topic| topic.id) else { return Load::End };
         let Some(log) = self.partitions.find(topic_id, partition).map(|partition| partition.log) else {
             return Load::End;
         };
@@ -289,8 +299,8 @@ impl Broker {
             Ok(ReadOutcome::Done { bytes: 0 }) => return Load::End,
             Ok(ReadOutcome::Done { .. }) => {}
             Err(error) => {
-                // Serving what was read so far would hand out old offsets: the groups stay unavailable.
-                tracing::error!(partition, next, %error, "offsets cannot be loaded");
+                // Serving what was read so far would hand out what is old: the coordinator stays unavailable.
+                tracing::error!(topic, partition, next, %error, "an internal topic cannot be loaded");
                 return Load::Wait;
             }
         }
@@ -298,10 +308,12 @@ impl Broker {
         let mut whole = batches(&bytes);
         let last = whole.by_ref().map_while(Result::ok).last().map(|batch| batch.header().next_offset());
         let consumed = whole.consumed();
-        let now = self.group_now();
-        let Some(coordinator) = &mut self.coordinator else { return Load::End };
-        coordinator.groups.load_batch(now, partition, &bytes[..consumed]);
-        last.filter(|&last| last > next).map_or(Load::End, Load::More)
+        let mut bytes = bytes;
+        bytes.truncate(consumed);
+        match last.filter(|&last| last > next) {
+            Some(next) => Load::More { bytes, next },
+            None => Load::End,
+        }
     }
 
     fn load_end(&mut self, io: &mut impl Io, partition: i32) {
@@ -314,8 +326,13 @@ impl Broker {
     }
 }
 
-enum Load {
-    More(i64),
+/// One step of loading.
+pub(super) enum Load {
+    /// Whole batches, and the offset behind them.
+    More {
+        bytes: Vec<u8>,
+        next: i64,
+    },
     Wait,
     End,
 }

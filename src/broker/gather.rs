@@ -10,6 +10,7 @@ use slab::Slab;
 use super::fetch_session::SessionFetch;
 use super::mail::{Answer, GatherRef};
 use super::request::Head;
+use super::transaction::MarkersOf;
 use crate::protocol::Uuid;
 
 /// The topics and partitions of a request in its order.
@@ -72,6 +73,10 @@ pub struct Gather {
 pub enum Kind {
     Plain,
     Fetch(Box<SessionFetch>),
+    /// The markers of one transaction of this shard's coordinator.
+    Markers(MarkersOf),
+    /// WriteTxnMarkers: each marker's producer and how many of the topics are its.
+    WriteTxnMarkers(Vec<(i64, usize)>),
 }
 
 impl Gather {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::request::{Forwarded, RequestId, Response};
+use super::transaction::Marker;
 use crate::io::buffer::Slice;
 use crate::metadata::ClusterImage;
 use crate::protocol::ErrorCode;
@@ -32,6 +33,33 @@ pub enum Mail {
     ImageApplied {
         version: u64,
     },
+    /// To the transaction coordinator, and back.
+    Admit(Box<Admit>),
+    Admitted(Admitted),
+}
+
+/// A transactional append that has to be part of its transaction first.
+#[derive(Clone, Debug)]
+pub struct Admit {
+    /// Who asks.
+    pub shard: usize,
+    pub topic_id: Uuid,
+    pub partition: i32,
+    pub transactional_id: Arc<str>,
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    /// Add the partition, or only verify that it is there.
+    pub add: bool,
+}
+
+/// What the transaction coordinator says to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Admitted {
+    pub topic_id: Uuid,
+    pub partition: i32,
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub result: Result<(), ErrorCode>,
 }
 
 /// A gather of a shard. The generation tells apart those that used the same slot.
@@ -69,12 +97,17 @@ pub enum Query<'a> {
     },
     /// DescribeLogDirs.
     Size,
+    /// The end of a transaction.
+    WriteMarker(Marker),
+    /// DescribeProducers.
+    Producers,
 }
 
 pub struct Produce<'a> {
     pub records: Cow<'a, [u8]>,
     pub version: i16,
     pub acks: i16,
+    pub transactional_id: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +152,20 @@ pub enum Answer {
         dir: usize,
         bytes: u64,
     },
+    /// The marker is in the log.
+    Marked,
+    Producers(Vec<ActiveProducer>),
+}
+
+/// A producer that a partition knows.
+#[derive(Clone, Copy, Debug)]
+pub struct ActiveProducer {
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub last_sequence: i32,
+    pub last_timestamp: i64,
+    pub coordinator_epoch: i32,
+    pub current_txn_start_offset: i64,
 }
 
 pub struct Rejected {
@@ -164,6 +211,7 @@ impl Task<'_> {
                 records: Cow::Owned(produce.records.into_owned()),
                 version: produce.version,
                 acks: produce.acks,
+                transactional_id: produce.transactional_id,
             }),
             Query::Read(read) => Query::Read(read),
             Query::ListOffset { timestamp, current_leader_epoch } => {
@@ -174,6 +222,8 @@ impl Task<'_> {
             }
             Query::DeleteRecords { before } => Query::DeleteRecords { before },
             Query::Size => Query::Size,
+            Query::WriteMarker(marker) => Query::WriteMarker(marker),
+            Query::Producers => Query::Producers,
         };
         Task {
             gather: self.gather,

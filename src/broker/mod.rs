@@ -8,6 +8,7 @@
 //! partitions ([`gather`]), or sent whole to the one shard that can answer: the coordinator's for groups, shard 0 for what
 //! changes the cluster ([`controller`]).
 
+mod admissions; // transactional appends that wait to be part of their transaction
 pub mod controller; // shard 0: cluster changes, one after the other
 mod coordinator; // the group coordinator's appends and loading
 mod fetch_session; // incremental fetch sessions
@@ -19,6 +20,8 @@ mod partition; // the partitions of a shard
 mod reply_memory; // what answers to fetches may hold
 pub mod request; // requests and responses on their way
 mod topics; // partitions made what the cluster image says
+pub mod transaction; // transactional ids
+mod transactions; // the transaction coordinator's appends, markers and loading
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -44,6 +47,7 @@ use partition::{Partitions, WaiterTo};
 use reply_memory::ReplyMemory;
 use request::{Forwarded, Head, Reply, Request, RequestId, Response};
 use topics::{offsets_partitions, shard_of};
+use transactions::Transactions;
 
 /// How often gathers are looked through for those whose time is over.
 const TIMEOUT_CHECK_NS: u64 = 250_000_000;
@@ -55,7 +59,7 @@ const STALLED_BYTES_MAX: usize = 64 << 20;
 /// Replies that wait for their clients hold this part of a shard's memory at most.
 const REPLY_MEMORY_PART: usize = 8;
 
-/// The shard that runs the controller and the group coordinator.
+/// The shard that runs the controller and the coordinators.
 pub const CONTROL_SHARD: usize = 0;
 
 /// What a broker is made of, per shard.
@@ -94,6 +98,7 @@ pub struct Broker {
     reply_memory: ReplyMemory,
     controller: Option<Controller>,
     coordinator: Option<Coordinator>,
+    transactions: Option<Transactions>,
     metrics: Arc<ShardMetrics>,
     rewriter: Rewriter,
     decompressor: Decompressor,
@@ -138,6 +143,7 @@ impl Broker {
             controller: metadata.filter(|_| control).map(|metadata| Controller::new(metadata, shards)),
             coordinator: control
                 .then(|| Coordinator::new(&config, offsets_partitions(&image, &config), seed)),
+            transactions: None,
             metrics: Arc::default(),
             rewriter: Rewriter::default(),
             decompressor: Decompressor::new(),
@@ -158,7 +164,12 @@ impl Broker {
             config,
         };
         broker.open_logs(io)?;
-        broker.load_coordinator();
+        if control {
+            let partitions = transactions::topic_partitions(&broker.image, &broker.config);
+            let now = broker.transaction_now();
+            broker.transactions = Some(Transactions::new(&broker.config, partitions, now));
+        }
+        broker.load_coordinators();
         Ok(broker)
     }
 
@@ -315,11 +326,15 @@ impl Broker {
         if handlers::fetch::must_wait(self, io, at) {
             return;
         }
-        self.finish(at);
+        self.finish(io, at);
     }
 
-    fn finish(&mut self, at: GatherRef) {
+    fn finish(&mut self, io: &mut impl Io, at: GatherRef) {
         if let Some(gather) = self.gathers.close(at) {
+            if let Kind::Markers(of) = &gather.kind {
+                let of = of.clone();
+                return self.marked(io, &of, gather);
+            }
             let id = gather.head.id;
             let response = handlers::finish(self, gather);
             self.done.push((id, response));
@@ -352,6 +367,8 @@ impl Broker {
                 self.post.mail.push_back((CONTROL_SHARD, Mail::ImageApplied { version }));
             }
             Mail::ImageApplied { version } => self.image_applied(from, version),
+            Mail::Admit(admit) => self.admit(io, *admit),
+            Mail::Admitted(admitted) => self.admitted(io, admitted),
         }
     }
 
@@ -397,14 +414,15 @@ impl Broker {
             self.next_tick_ns = self.now_ns + TICK_NS;
             self.storage.tick(io, self.wall_ms);
             self.coordinator_tick(io);
+            self.transactions_tick(io);
         }
         if self.now_ns >= self.next_timeout_check_ns {
             self.next_timeout_check_ns = self.now_ns + TIMEOUT_CHECK_NS;
             for at in self.gathers.overdue(self.now_ns) {
-                self.time_out(at);
+                self.time_out(io, at);
             }
         }
-        self.end_fetch_waits();
+        self.end_fetch_waits(io);
         self.poll_controller(io);
         while let Some(event) = self.storage.poll_event() {
             self.storage_event(io, event);
@@ -439,9 +457,7 @@ impl Broker {
                 continue;
             }
             for task in std::mem::take(&mut partition.stalled) {
-                if let mail::Query::Produce(produce) = &task.query {
-                    self.stalled_bytes -= produce.records.len();
-                }
+                self.stalled_bytes -= task.produce_bytes();
                 self.execute(io, task);
             }
         }
@@ -460,7 +476,8 @@ impl Broker {
         let fetch = self.fetch_deadlines.peek().map_or(u64::MAX, |Reverse((at, ..))| *at);
         let timeouts = if self.gathers.is_empty() { u64::MAX } else { self.next_timeout_check_ns };
         let storage = self.storage.next_deadline().max(self.next_tick_ns);
-        let coordinator = self.coordinator_deadline_ns().max(self.next_tick_ns);
+        let coordinators = self.coordinator_deadline_ns().min(self.transactions_deadline_ns());
+        let coordinator = coordinators.max(self.next_tick_ns);
         fetch.min(timeouts).min(storage).min(coordinator)
     }
 
@@ -486,6 +503,7 @@ impl Broker {
                 WaiterTo::Coordinator(append) => {
                     self.coordinator_appended(io, append, Ok(waiter.last_offset))
                 }
+                WaiterTo::Transactions(append) => self.transaction_appended(io, append, Ok(())),
             }
         }
         self.wake_watches(io, log);
@@ -532,6 +550,9 @@ impl Broker {
                 WaiterTo::Coordinator(append) => {
                     self.coordinator_appended(io, append, Err(ErrorCode::KafkaStorageError));
                 }
+                WaiterTo::Transactions(append) => {
+                    self.transaction_appended(io, append, Err(ErrorCode::KafkaStorageError));
+                }
             }
         }
         for log in logs {
@@ -542,15 +563,15 @@ impl Broker {
     }
 
     /// A gather whose parts did not all come back in time: those missing are told REQUEST_TIMED_OUT.
-    fn time_out(&mut self, at: GatherRef) {
+    fn time_out(&mut self, io: &mut impl Io, at: GatherRef) {
         let Some(gather) = self.gathers.find(at) else { return };
         for index in 0..gather.answers.len() {
             gather.put(index as u32, Answer::Error(ErrorCode::RequestTimedOut));
         }
-        self.finish(at);
+        self.finish(io, at);
     }
 
-    fn end_fetch_waits(&mut self) {
+    fn end_fetch_waits(&mut self, io: &mut impl Io) {
         while let Some(Reverse((at_ns, slot, generation))) = self.fetch_deadlines.peek().copied() {
             if at_ns > self.now_ns {
                 break;
@@ -558,7 +579,7 @@ impl Broker {
             self.fetch_deadlines.pop();
             let at = GatherRef { shard: self.shard as u16, slot, generation };
             if self.gathers.find(at).is_some_and(|gather| gather.is_complete()) {
-                self.finish(at);
+                self.finish(io, at);
             }
         }
     }

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::admissions::Admissions;
 use super::mail::{Answer, GatherRef, Task, Watch};
 use crate::config::TopicConfig;
 use crate::protocol::Uuid;
@@ -29,6 +30,8 @@ pub struct Partition {
     pub parked: Vec<Task<'static>>,
     /// Appends that wait for room in the journal, in order.
     pub stalled: VecDeque<Task<'static>>,
+    /// Appends that wait to be part of their transaction.
+    pub admissions: Admissions,
 }
 
 /// Answered when the high watermark is past `last_offset`.
@@ -40,8 +43,10 @@ pub struct Waiter {
 
 pub enum WaiterTo {
     Gather(GatherRef, u32),
-    /// An append of this shard's own coordinator.
+    /// An append of this shard's own group coordinator.
     Coordinator(u64),
+    /// An append of its transaction coordinator.
+    Transactions(u64),
 }
 
 impl Partition {
@@ -66,6 +71,7 @@ impl Partition {
             watches: Vec::new(),
             parked: Vec::new(),
             stalled: VecDeque::new(),
+            admissions: Admissions::default(),
         }
     }
 

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::group::OFFSETS_TOPIC;
-use super::mail::{Answer, GatherRef};
+use super::mail::{Answer, GatherRef, Task};
 use super::partition::{Partition, WaiterTo};
+use super::transaction::TRANSACTION_TOPIC;
 use super::{Broker, CONTROL_SHARD, handlers};
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::io::Io;
@@ -89,6 +90,7 @@ impl Broker {
             }
         }
         self.coordinator_topic_changed(topic);
+        self.transaction_topic_changed(topic);
     }
 
     fn apply_broker_configs(&mut self) {
@@ -109,7 +111,10 @@ impl Broker {
                     self.answer(io, gather, index, Answer::Error(ErrorCode::UnknownTopicOrPartition));
                 }
             }
-            for task in std::mem::take(&mut partition.parked) {
+            let mut waiting = partition.admissions.take_all();
+            waiting.extend(std::mem::take(&mut partition.stalled));
+            self.stalled_bytes -= waiting.iter().map(Task::produce_bytes).sum::<usize>();
+            for task in std::mem::take(&mut partition.parked).into_iter().chain(waiting) {
                 self.answer(io, task.gather, task.index, Answer::Error(ErrorCode::UnknownTopicOrPartition));
             }
             for gather in watches {
@@ -121,6 +126,7 @@ impl Broker {
             }
         }
         self.coordinator_topic_deleted(io, topic);
+        self.transaction_topic_deleted(io, topic);
     }
 }
 
@@ -135,9 +141,9 @@ pub(super) fn offsets_partitions(image: &ClusterImage, config: &BrokerConfig) ->
         .map_or(config.groups.offsets_topic_partitions, |topic| topic.partitions.len() as i32)
 }
 
-/// The shard that owns a partition. The offsets topic is where the coordinator is.
+/// The shard that owns a partition. The coordinators' topics are where the coordinators are.
 pub(super) fn shard_of(topic: &Topic, partition: i32, shards: usize) -> usize {
-    if &*topic.name == OFFSETS_TOPIC {
+    if matches!(&*topic.name, OFFSETS_TOPIC | TRANSACTION_TOPIC) {
         return CONTROL_SHARD;
     }
     placement::shard_of(topic, partition, shards)

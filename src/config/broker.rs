@@ -101,6 +101,8 @@ pub struct TransactionConfig {
     pub abort_timed_out_interval_ms: u64,
     pub remove_expired_interval_ms: u64,
     pub partition_verification: bool,
+    pub two_phase_commit: bool,
+    pub add_partitions_wait_ms: u64,
     pub log_partitions: i32,
     pub log_replication_factor: i16,
     pub log_min_isr: i32,

@@ -44,6 +44,8 @@ pub const NOT_YET: &[&str] = &[
 /// One key in two lines: what it takes, and what it means.
 #[rustfmt::skip]
 pub const KAFKA_KEYS: &[Key] = &[
+    key("add.partitions.to.txn.retry.backoff.max.ms", Int, Some("100"), Min(0), ReadOnly,
+        "How long an append that begins a transaction waits for the end of the one before."),
     key("advertised.listeners", List, None, Any, ReadOnly,
         "What clients are told to connect to, as NAME://host:port for each listener. Without it the listeners themselves are advertised; one on all interfaces is advertised under the machine's name."),
     key("auto.create.topics.enable", Boolean, Some("true"), Any, ReadOnly,
@@ -214,6 +216,8 @@ pub const KAFKA_KEYS: &[Key] = &[
         "The replication factor of `__transaction_state`, at most the number of brokers there are."),
     key("transaction.state.log.segment.bytes", Int, Some("104857600"), Min(1), ReadOnly,
         "The segment size of `__transaction_state`, when it is created."),
+    key("transaction.two.phase.commit.enable", Boolean, Some("false"), Any, ReadOnly,
+        "Whether a producer may ask for transactions without a timeout, whose end is decided elsewhere."),
     key("transactional.id.expiration.ms", Int, Some("604800000"), Min(1), ReadOnly,
         "How long an idle transactional id is remembered."),
 ];

@@ -175,6 +175,8 @@ impl Values {
             remove_expired_interval_ms: self
                 .unsigned("transaction.remove.expired.transaction.cleanup.interval.ms"),
             partition_verification: self.boolean("transaction.partition.verification.enable"),
+            two_phase_commit: self.boolean("transaction.two.phase.commit.enable"),
+            add_partitions_wait_ms: self.unsigned("add.partitions.to.txn.retry.backoff.max.ms"),
             log_partitions: self.int("transaction.state.log.num.partitions"),
             log_replication_factor: self.short("transaction.state.log.replication.factor"),
             log_min_isr: self.int("transaction.state.log.min.isr"),

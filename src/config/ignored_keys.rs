@@ -24,7 +24,6 @@ const MAX_LONG: Option<&str> = Some("9223372036854775807");
 
 #[rustfmt::skip]
 pub const IGNORED_KEYS: &[Key] = &[
-    key("add.partitions.to.txn.retry.backoff.max.ms", Int, Some("100"), Min(0), ReadOnly, Mechanism),
     key("add.partitions.to.txn.retry.backoff.ms", Int, Some("20"), Min(1), ReadOnly, Mechanism),
     key("alter.config.policy.class.name", Class, None, Any, ReadOnly, Plugin),
     key("alter.log.dirs.replication.quota.window.num", Int, Some("11"), Min(1), ReadOnly, Replication),
@@ -277,6 +276,5 @@ pub const IGNORED_KEYS: &[Key] = &[
     key("ssl.truststore.type", String, Some("JKS"), Any, PerBroker, Security),
     key("telemetry.max.bytes", Int, Some("1048576"), Min(1), ReadOnly, Metrics),
     key("transaction.state.log.load.buffer.size", Int, Some("5242880"), Min(1), ReadOnly, Mechanism),
-    key("transaction.two.phase.commit.enable", Boolean, Some("false"), Any, ReadOnly, Mechanism),
     key("unclean.leader.election.enable", Boolean, Some("false"), Any, ClusterWide, Replication),
 ];

@@ -309,8 +309,7 @@ impl<I: Io> Admin<I> {
         let request = InitProducerIdRequest {
             transactional_id: None,
             transaction_timeout_ms: i32::MAX,
-            producer_id: -1,
-            producer_epoch: -1,
+            ..InitProducerIdRequest::default()
         };
         let deadline = self.io.now() + ANSWER_NS_MAX;
         loop {

@@ -7,6 +7,8 @@ include!(concat!(env!("OUT_DIR"), "/api_key.rs"));
 pub struct ApiVersions {
     /// What ApiVersions announces as the first. Below `min` only where clients refuse to talk to us otherwise.
     pub advertised_min: i16,
+    /// What ApiVersions announces as the last. Below `max` where Kafka calls the last version unstable.
+    pub advertised_max: i16,
     /// The first that is served.
     pub min: i16,
     pub max: i16,

@@ -412,7 +412,7 @@ impl Loader<'_> {
             let producers = &mut self.log.producers;
             scan(io, &range, |_, header, bytes| {
                 if header.base_offset >= from
-                    && let Ok(change) = Change::of(bytes, header, header.base_offset, header.max_timestamp)
+                    && let Ok(change) = Change::of(bytes, header, header.base_offset, header.max_timestamp, 0)
                 {
                     change.apply(producers);
                 }

@@ -16,12 +16,13 @@ pub enum Change {
 }
 
 impl Change {
-    /// `base_offset` and `max_timestamp` are those the stored batch has.
+    /// `base_offset` and `max_timestamp` are those the stored batch has; `transaction_version` says what a marker ends.
     pub fn of(
         bytes: &[u8],
         header: &BatchHeader,
         base_offset: i64,
         max_timestamp: i64,
+        transaction_version: i16,
     ) -> Result<Change, AppendError> {
         if !header.is_control() {
             return Ok(
@@ -39,7 +40,7 @@ impl Change {
             marker,
             offset: base_offset,
             timestamp,
-            transaction_version: 1,
+            transaction_version,
         }))
     }
 
@@ -78,8 +79,8 @@ impl From<ProducerStateError> for AppendError {
         match error {
             ProducerStateError::OutOfOrderSequence { .. } => AppendError::OutOfOrderSequence,
             ProducerStateError::InvalidProducerEpoch { .. } => AppendError::InvalidProducerEpoch,
-            ProducerStateError::InvalidTxnState { .. }
-            | ProducerStateError::TransactionCoordinatorFenced { .. } => AppendError::InvalidTxnState,
+            ProducerStateError::InvalidTxnState { .. } => AppendError::InvalidTxnState,
+            ProducerStateError::TransactionCoordinatorFenced { .. } => AppendError::CoordinatorFenced,
         }
     }
 }

@@ -248,7 +248,7 @@ impl Replay {
         }
         self.buffer.extend_from_slice(bytes);
         self.log.epochs.assign(header.partition_leader_epoch, header.base_offset);
-        if let Ok(change) = Change::of(bytes, header, header.base_offset, header.max_timestamp) {
+        if let Ok(change) = Change::of(bytes, header, header.base_offset, header.max_timestamp, 0) {
             change.apply(&mut self.log.producers);
         }
         self.log.producers.set_end_offset(header.next_offset());

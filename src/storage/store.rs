@@ -349,7 +349,8 @@ impl Storage {
             .filter(|last| *last < i64::MAX)
             .ok_or(AppendError::Invalid)?;
         let max_timestamp = options.log_append_time_ms.unwrap_or(header.max_timestamp);
-        let producer = producers::Change::of(batch, &header, base_offset, max_timestamp)?;
+        let producer =
+            producers::Change::of(batch, &header, base_offset, max_timestamp, options.transaction_version)?;
         if let Some(duplicate) = self.check_producer(log, &producer, options.coordinator)? {
             return Ok(Appended { log_start_offset, ..duplicate });
         }

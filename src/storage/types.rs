@@ -190,6 +190,8 @@ pub struct AppendOptions {
     pub wall_ms: i64,
     /// The broker's own coordinators write it, not a client.
     pub coordinator: bool,
+    /// Of a marker: the transaction version of what it ends.
+    pub transaction_version: i16,
 }
 
 /// Where a batch went.
@@ -230,6 +232,8 @@ pub enum AppendError {
     InvalidProducerEpoch,
     #[error("invalid transaction state")]
     InvalidTxnState,
+    #[error("a marker of an earlier coordinator")]
+    CoordinatorFenced,
     #[error("storage is stopping")]
     Stopping,
 }

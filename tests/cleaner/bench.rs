@@ -120,6 +120,7 @@ impl Bench {
             log_append_time_ms: None,
             wall_ms: timestamp,
             coordinator: false,
+            transaction_version: 0,
         };
         let (io, storage, log) = self.parts();
         let appended = storage.append(io, log, &bytes, options).expect("an append");

@@ -44,10 +44,12 @@ const WITHOUT_ORACLE: &[(&str, &[i16])] = &[
     ("DeleteTopics", &[0]),
     ("DescribeConfigs", &[0]),
     ("DescribeLogDirs", &[0, 5]),
+    ("InitProducerId", &[6]),
     ("ListOffsets", &[11]),
     ("OffsetCommit", &[10]),
     ("OffsetFetch", &[10]),
     ("OffsetForLeaderEpoch", &[0, 1]),
+    ("WriteTxnMarkers", &[2]),
 ];
 
 #[test]

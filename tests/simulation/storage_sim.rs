@@ -687,8 +687,14 @@ impl Sim {
         let Log { shard, id: Some(id), .. } = self.logs[at] else { return Ok(()) };
         let leader_epoch = 3;
         let wall_ms = self.world.wall_ms();
-        let options =
-            AppendOptions { leader_epoch, level, log_append_time_ms: None, wall_ms, coordinator: false };
+        let options = AppendOptions {
+            leader_epoch,
+            level,
+            log_append_time_ms: None,
+            wall_ms,
+            coordinator: false,
+            transaction_version: 0,
+        };
         let header = BatchHeader::parse(&bytes).map_err(|error| format!("our batch: {error}"))?;
         let Shard { io, storage, .. } = &mut self.shards[shard];
         let appended = storage.append(io, id, &bytes, options);
@@ -758,6 +764,7 @@ impl Sim {
             log_append_time_ms: None,
             wall_ms: self.world.wall_ms(),
             coordinator: false,
+            transaction_version: 0,
         };
         let Shard { io, storage, .. } = &mut self.shards[shard];
         let answer = storage.append(io, id, &bytes, options);

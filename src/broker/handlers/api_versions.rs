@@ -1,10 +1,15 @@
 //! ApiVersions, versions 0 to 4. An unknown version is answered in version 0 with UNSUPPORTED_VERSION and our range of
 //! this one API (KIP-511); the connection stays open.
 
+use std::borrow::Cow;
+
 use crate::broker::request::{Head, Reply, Request, Response};
+use crate::broker::transaction::TRANSACTION_VERSION;
 use crate::protocol::messages::api_versions_request::ApiVersionsRequest;
-use crate::protocol::messages::api_versions_response::{ApiVersion, ApiVersionsResponse};
-use crate::protocol::{ApiKey, ErrorCode};
+use crate::protocol::messages::api_versions_response::{
+    ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
+};
+use crate::protocol::{ApiKey, Array, ErrorCode};
 
 pub fn handle(request: Request<'_>) -> Reply {
     let head = request.head;
@@ -23,10 +28,43 @@ pub fn handle(request: Request<'_>) -> Reply {
     }
     let response = ApiVersionsResponse {
         api_keys: ApiKey::ALL.iter().filter(|key| super::is_handled(**key)).map(|key| entry(*key)).collect(),
+        supported_features: supported_features(head.version),
         finalized_features_epoch: 0,
+        finalized_features: FEATURES.iter().map(finalized_feature).collect(),
         ..Default::default()
     };
     Reply::Now(Response::of(&head, &response))
+}
+
+/// A feature whose level clients act on.
+struct Feature {
+    name: &'static str,
+    min: i16,
+    max: i16,
+    level: i16,
+}
+
+/// The levels cannot be changed: they are what this broker does.
+const FEATURES: &[Feature] =
+    &[Feature { name: "transaction.version", min: 0, max: TRANSACTION_VERSION, level: TRANSACTION_VERSION }];
+
+/// Clients before version 4 fail over a feature that may be off, and are not told of it.
+fn supported_features(version: i16) -> Array<'static, SupportedFeatureKey<'static>> {
+    let shown = FEATURES.iter().filter(|feature| version >= 4 || feature.min > 0);
+    let key = |feature: &Feature| SupportedFeatureKey {
+        name: Cow::Borrowed(feature.name),
+        min_version: feature.min,
+        max_version: feature.max,
+    };
+    shown.map(key).collect()
+}
+
+fn finalized_feature(feature: &Feature) -> FinalizedFeatureKey<'static> {
+    FinalizedFeatureKey {
+        name: Cow::Borrowed(feature.name),
+        max_version_level: feature.level,
+        min_version_level: feature.level,
+    }
 }
 
 fn unsupported(head: Head) -> Response {
@@ -40,7 +78,11 @@ fn unsupported(head: Head) -> Response {
 
 fn entry(api_key: ApiKey) -> ApiVersion {
     let versions = api_key.versions();
-    ApiVersion { api_key: api_key.code(), min_version: versions.advertised_min, max_version: versions.max }
+    ApiVersion {
+        api_key: api_key.code(),
+        min_version: versions.advertised_min,
+        max_version: versions.advertised_max,
+    }
 }
 
 /// Letters and digits, with dots and dashes between them (KIP-511).

@@ -128,7 +128,7 @@ fn start(broker: &mut Broker, io: &mut impl Io, head: Head, fetch: SessionFetch)
         // A session with no partitions: the client waits all the same, or it would spin.
         park(broker, at);
     } else {
-        broker.finish(at);
+        broker.finish(io, at);
     }
     Reply::Later
 }

@@ -1,10 +1,11 @@
-//! FindCoordinator, versions 0 to 6: this broker, once the offsets topic exists. Coordinators of transactions and share groups
-//! are not available.
+//! FindCoordinator, versions 0 to 6: this broker, once the coordinator's topic exists. Coordinators of share groups are not
+//! available.
 
 use std::borrow::Cow;
 
 use crate::broker::group::OFFSETS_TOPIC;
 use crate::broker::request::{Forwarded, Head, Reply, Request, Response};
+use crate::broker::transaction::TRANSACTION_TOPIC;
 use crate::broker::{Broker, CONTROL_SHARD};
 use crate::io::Io;
 use crate::protocol::ErrorCode;
@@ -12,6 +13,8 @@ use crate::protocol::messages::find_coordinator_request::FindCoordinatorRequest;
 use crate::protocol::messages::find_coordinator_response::{Coordinator, FindCoordinatorResponse};
 
 const GROUP: i8 = 0;
+const TRANSACTION: i8 = 1;
+const SHARE: i8 = 2;
 /// From this version on several keys are asked for at once.
 const BATCHED: i16 = 4;
 
@@ -20,16 +23,27 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
         Ok(message) => message,
         Err(error) => return Reply::Close(error.to_string()),
     };
-    if message.key_type == GROUP && broker.image.topic(OFFSETS_TOPIC).is_none() {
+    if topic_of(message.key_type).is_some_and(|topic| broker.image.topic(topic).is_none()) {
         return broker.forward(io, &request, CONTROL_SHARD);
     }
     Reply::Now(respond(broker, &request.head, request.peer.listener, &message, ErrorCode::None))
 }
 
-/// On shard 0: makes the offsets topic first.
+/// The topic that a kind of coordinators keeps its state in.
+fn topic_of(key_type: i8) -> Option<&'static str> {
+    match key_type {
+        GROUP => Some(OFFSETS_TOPIC),
+        TRANSACTION => Some(TRANSACTION_TOPIC),
+        _ => None,
+    }
+}
+
+/// On shard 0: makes the coordinator's topic first.
 pub fn create_topic(broker: &mut Broker, io: &mut impl Io, request: Forwarded) {
-    let missing = broker.image.topic(OFFSETS_TOPIC).is_none();
-    let changes = if missing { vec![broker.auto_create(io, OFFSETS_TOPIC)] } else { Vec::new() };
+    let message = super::decode::<FindCoordinatorRequest>(&request.body, request.head.version);
+    let topic = message.ok().and_then(|message| topic_of(message.key_type));
+    let missing = topic.filter(|topic| broker.image.topic(topic).is_none());
+    let changes = missing.map(|topic| broker.auto_create(io, topic)).into_iter().collect();
     let origin = (request.shard, request.head);
     broker.change(
         io,
@@ -57,8 +71,8 @@ fn respond(
     error: ErrorCode,
 ) -> Response {
     let error = match message.key_type {
-        GROUP => error,
-        1 | 2 => ErrorCode::CoordinatorNotAvailable,
+        GROUP | TRANSACTION => error,
+        SHARE => ErrorCode::CoordinatorNotAvailable,
         _ => ErrorCode::InvalidRequest,
     };
     let (host, port) = if error.is_error() { (String::new(), -1) } else { broker.endpoint(listener) };

@@ -1,5 +1,6 @@
-//! InitProducerId, versions 0 to 5: an id for an idempotent producer, from a block that the cluster has set aside on stable
-//! media, so that no id is given out twice. Transactional ids are refused until transactions are served.
+//! InitProducerId, versions 0 to 6 (announced to 5, as by Kafka): an id for an idempotent producer, from a block that the
+//! cluster has set aside on stable media, so that no id is given out twice. With a transactional id the transaction
+//! coordinator answers; it waits here for the block, should it need one.
 
 use crate::broker::Broker;
 use crate::broker::request::{Forwarded, Head, Response};
@@ -10,15 +11,20 @@ use crate::protocol::messages::init_producer_id_response::InitProducerIdResponse
 
 pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Forwarded) {
     let head = request.head;
-    let error = match super::decode::<InitProducerIdRequest>(&request.body, head.version) {
-        Err(_) => ErrorCode::InvalidRequest,
-        Ok(message) => match &message.transactional_id {
-            None => return broker.ask_producer_id(io, request),
-            Some(id) if id.is_empty() => ErrorCode::InvalidRequest,
-            Some(_) => ErrorCode::TransactionalIdAuthorizationFailed,
-        },
-    };
-    broker.respond(request.shard, head.id, Some(response(&head, Err(error))));
+    match super::decode::<InitProducerIdRequest>(&request.body, head.version) {
+        Ok(message) if (message.producer_id == -1) == (message.producer_epoch == -1) => {
+            broker.ask_producer_id(io, request);
+        }
+        _ => {
+            let refused = response(&head, Err(ErrorCode::InvalidRequest));
+            broker.respond(request.shard, head.id, Some(refused));
+        }
+    }
+}
+
+pub fn is_transactional(request: &Forwarded) -> bool {
+    let message = super::decode::<InitProducerIdRequest>(&request.body, request.head.version);
+    message.is_ok_and(|message| message.transactional_id.is_some())
 }
 
 pub fn response(head: &Head, id: Result<i64, ErrorCode>) -> Response {

@@ -11,6 +11,7 @@ mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_log_dirs;
+mod describe_producers;
 mod describe_topic_partitions;
 pub mod fetch;
 mod find_coordinator;
@@ -19,6 +20,7 @@ mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
 pub mod produce;
+pub mod write_txn_markers;
 
 use super::gather::{Gather, Kind, Layout};
 use super::mail::{Answer, Query, Task};
@@ -60,7 +62,9 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
         ApiKey::DescribeTopicPartitions => describe_topic_partitions::handle(broker, request),
         ApiKey::DescribeConfigs => configs::describe(broker, request),
         ApiKey::FindCoordinator => find_coordinator::handle(broker, io, request),
-        // Groups and the cluster's changes live on one shard.
+        ApiKey::WriteTxnMarkers => write_txn_markers::handle(broker, io, request),
+        ApiKey::DescribeProducers => describe_producers::handle(broker, io, request),
+        // Groups, transactions and the cluster's changes live on one shard.
         _ => broker.forward(io, &request, CONTROL_SHARD),
     }
 }
@@ -76,6 +80,11 @@ pub fn handle_forwarded(broker: &mut Broker, io: &mut impl Io, request: Forwarde
         ApiKey::AlterConfigs => configs::alter(broker, io, request),
         ApiKey::IncrementalAlterConfigs => configs::incremental_alter(broker, io, request),
         ApiKey::InitProducerId => init_producer_id::handle(broker, io, request),
+        ApiKey::AddPartitionsToTxn
+        | ApiKey::AddOffsetsToTxn
+        | ApiKey::EndTxn
+        | ApiKey::DescribeTransactions
+        | ApiKey::ListTransactions => broker.transaction_request(io, request),
         _ => broker.group_request(io, request),
     }
 }
@@ -89,11 +98,17 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
         Query::EpochEnd { .. } => offset_for_leader_epoch::execute(broker, task),
         Query::DeleteRecords { .. } => delete_records::execute(broker, io, task),
         Query::Size => describe_log_dirs::execute(broker, task),
+        Query::WriteMarker(_) => write_txn_markers::execute(broker, io, task),
+        Query::Producers => describe_producers::execute(broker, task),
     }
 }
 
 /// The answer of a gather whose parts are all there.
 pub fn finish(broker: &mut Broker, gather: Gather) -> Option<Response> {
+    if let Kind::WriteTxnMarkers(producers) = &gather.kind {
+        let producers = producers.clone();
+        return Some(write_txn_markers::finish(gather, &producers));
+    }
     Some(match gather.head.api_key {
         ApiKey::Produce => produce::finish(gather),
         ApiKey::Fetch => fetch::finish(broker, gather),
@@ -101,6 +116,7 @@ pub fn finish(broker: &mut Broker, gather: Gather) -> Option<Response> {
         ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::finish(gather),
         ApiKey::DeleteRecords => delete_records::finish(gather),
         ApiKey::DescribeLogDirs => describe_log_dirs::finish(broker, gather),
+        ApiKey::DescribeProducers => describe_producers::finish(gather),
         _ => return None,
     })
 }
@@ -125,7 +141,7 @@ fn scatter(
     let empty = layout.is_empty();
     let gather = broker.open_gather(head, layout, kind, io.now() + QUERY_TIMEOUT_NS);
     if empty {
-        broker.finish(gather);
+        broker.finish(io, gather);
     }
     for (index, (topic_id, partition, query)) in (0..).zip(queries) {
         broker.dispatch(io, Task { gather, index, topic_id, partition, query });

@@ -1,12 +1,14 @@
 //! Produce, versions 3 to 13 (announced from 0: old librdkafka compresses only then; 0 to 2 end the connection as in Kafka).
 //!
 //! Each partition's batch is validated and appended by the shard that owns it; the answer waits until the append has
-//! reached the level that `acks` stands for. Transactional batches are refused until transactions are served.
+//! reached the level that `acks` stands for. A transactional batch is appended once its partition is part of the
+//! transaction (`broker::admissions`).
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::broker::Broker;
+use crate::broker::admissions::{self, Gate};
 use crate::broker::gather::{Gather, Kind, Layout};
 use crate::broker::mail::{Answer, GatherRef, Produce, Query, Rejected, Task};
 use crate::broker::partition::{Partition, Waiter, WaiterTo};
@@ -36,9 +38,6 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
     };
     if !(-1..=1).contains(&message.acks) {
         return refuse_all(&request, &message, ErrorCode::InvalidRequiredAcks);
-    }
-    if message.transactional_id.is_some() {
-        return refuse_all(&request, &message, ErrorCode::TransactionalIdAuthorizationFailed);
     }
     let mut layout = Layout::default();
     let mut topics = Vec::with_capacity(message.topic_data.len());
@@ -80,13 +79,19 @@ fn dispatch(
 ) {
     let unknown =
         if version >= TOPIC_IDS { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
+    let transactional_id: Option<Arc<str>> = message.transactional_id.as_deref().map(Arc::from);
     let mut index = 0;
     for (topic, found) in message.topic_data.iter().zip(topics) {
         for partition in &topic.partition_data {
             let records = partition.records.and_then(|records| records.bytes()).unwrap_or_default();
             match found {
                 Some((topic_id, _)) => {
-                    let produce = Produce { records: Cow::Borrowed(records), version, acks: message.acks };
+                    let produce = Produce {
+                        records: Cow::Borrowed(records),
+                        version,
+                        acks: message.acks,
+                        transactional_id: transactional_id.clone(),
+                    };
                     let query = Query::Produce(produce);
                     broker.dispatch(
                         io,
@@ -106,12 +111,37 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
     let Some(partition) = broker.partitions.find(task.topic_id, task.partition) else {
         return Some(Answer::Error(ErrorCode::UnknownTopicOrPartition));
     };
-    if &*partition.topic == crate::broker::group::OFFSETS_TOPIC {
+    if crate::metadata::is_internal(&partition.topic) {
         return Some(Answer::Error(ErrorCode::InvalidTopicException));
     }
     if !partition.stalled.is_empty() {
         return broker.stall(task);
     }
+    let verification = broker.config.transactions.partition_verification;
+    match admissions::gate(&broker.storage, partition.log, &partition.admissions, produce, verification) {
+        Gate::Open => validate_and_append(broker, io, task),
+        Gate::Wait { ask } => broker.await_admission(io, task, ask),
+        Gate::Refused(error) => Some(Answer::Error(error)),
+    }
+}
+
+/// The first batch of a producer's transaction here, now that the partition is part of it.
+pub fn append_admitted(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<Answer> {
+    let Query::Produce(produce) = &task.query else { return None };
+    let Some(partition) = broker.partitions.find(task.topic_id, task.partition) else {
+        return Some(Answer::Error(ErrorCode::UnknownTopicOrPartition));
+    };
+    let header = BatchHeader::parse(&produce.records).ok();
+    let well = |header| admissions::begins_well(&broker.storage, partition.log, produce, &header);
+    if !header.is_none_or(well) {
+        return Some(Answer::Error(ErrorCode::OutOfOrderSequenceNumber));
+    }
+    validate_and_append(broker, io, task)
+}
+
+fn validate_and_append(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<Answer> {
+    let Query::Produce(produce) = &task.query else { return None };
+    let partition = broker.partitions.find(task.topic_id, task.partition)?;
     let rules = partition.rules;
     let validated = match validate::validate(
         &produce.records,
@@ -123,9 +153,6 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
         Ok(validated) => validated,
         Err(rejection) => return Some(rejected(partition, &broker.storage, rejection)),
     };
-    if validated.header.is_transactional() {
-        return Some(Answer::Error(ErrorCode::InvalidTxnState));
-    }
     append(broker, io, task, &rules, &validated)
 }
 
@@ -159,6 +186,7 @@ fn append(
         log_append_time_ms: None,
         wall_ms,
         coordinator: false,
+        transaction_version: 0,
     };
     match broker.storage.append(io, partition.log, batch, options) {
         Ok(appended) => {
@@ -233,6 +261,7 @@ fn append_error(error: AppendError) -> ErrorCode {
         AppendError::DuplicateSequence => ErrorCode::DuplicateSequenceNumber,
         AppendError::InvalidProducerEpoch => ErrorCode::InvalidProducerEpoch,
         AppendError::InvalidTxnState => ErrorCode::InvalidTxnState,
+        AppendError::CoordinatorFenced => ErrorCode::TransactionCoordinatorFenced,
         AppendError::Stopping => ErrorCode::NotLeaderOrFollower,
     }
 }

@@ -171,8 +171,7 @@ fn init_producer_id(client: &mut Client) -> Result<(i64, i16), Failure> {
     let request = InitProducerIdRequest {
         transactional_id: None,
         transaction_timeout_ms: i32::MAX,
-        producer_id: -1,
-        producer_epoch: -1,
+        ..InitProducerIdRequest::default()
     };
     client.retry(|client| {
         let answer = client.call(To::Any, i16::MAX, &request)?;

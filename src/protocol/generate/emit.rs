@@ -44,14 +44,17 @@ pub fn api_key(messages: &[Message]) -> String {
         line(format!("        ApiKey::{},", request.family));
     }
     line("    ];\n    const fn facts(self) -> Facts {".into());
-    line("        let (name, advertised_min, min, max, flexible) = match self {".into());
+    line("        let (name, (advertised_min, advertised_max), min, max, flexible) = match self {".into());
     for (_, m) in &requests {
-        let (name, v, adv) = (&m.family, m.versions, m.advertised.min);
+        let (name, v, adv) = (&m.family, m.versions, (m.advertised.min, m.advertised.max));
         let flexible = m.flexible.unwrap_or(i16::MAX);
-        line(format!("            ApiKey::{name} => (\"{name}\", {adv}, {}, {}, {flexible}),", v.min, v.max));
+        line(format!(
+            "            ApiKey::{name} => (\"{name}\", {adv:?}, {}, {}, {flexible}),",
+            v.min, v.max
+        ));
     }
     line(
-        "        };\n        Facts { name, versions: ApiVersions { advertised_min, min, max }, flexible }"
+        "        };\n        Facts { name, versions: ApiVersions { advertised_min, advertised_max, min, max }, flexible }"
             .into(),
     );
     line("    }\n}\nimpl TryFrom<i16> for ApiKey {\n    type Error = UnknownApiKey;".into());
