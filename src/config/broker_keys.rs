@@ -34,11 +34,6 @@ pub const NOT_YET: &[&str] = &[
     "ringlog.mailbox.slots",
     "ringlog.read.cache.bytes",
     "ringlog.routing",
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms",
-    "transaction.max.timeout.ms",
-    "transaction.partition.verification.enable",
-    "transaction.remove.expired.transaction.cleanup.interval.ms",
-    "transactional.id.expiration.ms",
 ];
 
 /// One key in two lines: what it takes, and what it means.
