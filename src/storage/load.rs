@@ -57,7 +57,7 @@ pub(super) struct LoadedLog {
     pub snapshot_offset: i64,
     pub stray_snapshot: Option<i64>,
     pub bytes_checked: u64,
-    /// Something here need not be on stable media: behind the recovery point, or renamed a while ago.
+    /// Something here need not be on stable media: behind the recovery point, or renamed or removed a while ago.
     pub unsynced: bool,
     /// What was cut off and why.
     pub dropped: Vec<String>,
@@ -300,6 +300,7 @@ impl Loader<'_> {
     fn drop_segment(&mut self, io: &mut impl Io, base_offset: i64, len: u64) -> Result<(), StorageError> {
         let path = self.log.file_path(base_offset, FileKind::Log);
         self.log.dropped.push(format!("{}: all {len} bytes: the segment before it was cut", path.display()));
+        self.log.unsynced = true;
         for kind in FileKind::ALL {
             let path = self.log.file_path(base_offset, kind);
             remove_blocking(io, &path).map_err(|error| io_error(&path, error))?;
@@ -352,6 +353,7 @@ impl Loader<'_> {
                 from = offset;
                 break;
             }
+            self.log.unsynced = true;
             remove_blocking(io, &path).map_err(|error| io_error(&path, error))?;
         }
         let clean = self.options.recovery_point.is_none();
