@@ -63,6 +63,8 @@ pub(super) struct Walk {
     pub end_offset: i64,
     /// The next batch begins here or later.
     pub next_offset: i64,
+    /// All batches before the position lie below `next_offset`: not so when an index gave the position.
+    exact: bool,
     window: Option<(u32, Slice)>,
 }
 
@@ -160,7 +162,7 @@ impl Storage {
     /// Remembers where the reader stopped and, where it goes through the log, reads ahead of it.
     fn leave_cursor(&mut self, io: &mut impl Io, walk: &Walk, sequential: bool) {
         let Some(log) = self.logs.get_mut(walk.log) else { return };
-        if walk.position < walk.flushed {
+        if walk.exact && walk.position < walk.flushed {
             let offset = walk.next_offset;
             log.add_cursor(Cursor { offset, segment: walk.segment, position: walk.position });
         }
@@ -322,6 +324,7 @@ impl Storage {
             let floor = offset_index::lookup(&bytes, base_offset, offset);
             if floor.position < walk.flushed {
                 walk.position = floor.position;
+                walk.exact = floor.position == 0;
             }
         }
         Ok(Some(walk))
@@ -339,6 +342,7 @@ impl Storage {
             flushed: segment.flushed,
             end_offset: log.segment_end_offset(index).min(log.flushed_offset),
             next_offset: base_offset,
+            exact: true,
             window: None,
         })
     }
@@ -442,6 +446,7 @@ impl Storage {
         if for_flush {
             self.work.push_back(key.log);
         }
+        self.events.push_back(Event::ReadReady { log: key.log });
         let Some(segment) = log.segment_mut(key.segment) else { return };
         let bytes = match (error, buf) {
             (None, Some((buf, len))) => Ok(buf.freeze().slice(0, len)),
@@ -468,7 +473,6 @@ impl Storage {
                 log.flags.read_failed = true;
             }
         }
-        self.events.push_back(Event::ReadReady { log: key.log });
     }
 }
 
@@ -493,6 +497,7 @@ impl Walk {
     pub(super) fn skip(&mut self, header: &BatchHeader) {
         self.position += header.size() as u32;
         self.next_offset = header.next_offset();
+        self.exact = true;
     }
 
     pub(super) fn is_done(&self) -> bool {
