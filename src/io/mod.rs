@@ -192,6 +192,7 @@ impl Errno {
     pub const IO: Errno = Errno(libc::EIO);
     pub const NO_SPACE: Errno = Errno(libc::ENOSPC);
     pub const NOT_FOUND: Errno = Errno(libc::ENOENT);
+    pub const NOT_EMPTY: Errno = Errno(libc::ENOTEMPTY);
     pub const EXISTS: Errno = Errno(libc::EEXIST);
     pub const NO_BUFFERS: Errno = Errno(libc::ENOBUFS);
     pub const RESET: Errno = Errno(libc::ECONNRESET);

@@ -345,7 +345,7 @@ impl Imported {
         }
         let is_unknown = |(topic, partition): &&(String, i32)| image.partition(topic, *partition).is_none();
         for (topic, partition) in present.keys().filter(is_unknown) {
-            report.push(format!("directory {topic}-{partition} belongs to no known topic and is left alone"));
+            report.push(format!("directory {topic}-{partition} belongs to no known topic and moves aside"));
         }
         Ok(image)
     }

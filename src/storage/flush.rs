@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::cache::PieceKey;
 use super::checkpoint::{PARTITION_METADATA_FILE, format_partition_metadata};
-use super::jobs::{FileKey, Step, replace_file, sync_dir};
+use super::jobs::{FileKey, JobError, Step, replace_file, sync_dir};
 use super::leader_epoch::LEADER_EPOCH_FILE;
 use super::log::Log;
 use super::names::{FileKind, FileName};
@@ -20,7 +20,7 @@ use super::segment::{OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
 use super::store::{End, Storage};
 use super::types::LogId;
 use crate::io::buffer::{AlignedBuf, Slice};
-use crate::io::{BLOCK_BYTES, Io, Op};
+use crate::io::{BLOCK_BYTES, Errno, Io, Op};
 
 /// A log with this much tail is flushed; a flush writes about as much, and no more unless one batch is larger: images of one
 /// size keep the memory in long runs.
@@ -157,16 +157,14 @@ impl Storage {
         if !self.dirs[log.dir].online {
             return;
         }
-        if self.graveyard.iter().any(|dead| dead.path == log.path) {
-            // An earlier log of this name still has the directory; its end asks again.
-            log.flags.busy = false;
-            self.haunted.push(id);
-            return;
+        if log.wants_retirement() {
+            self.retire_wanted(io, id, false);
         }
+        let Some(log) = self.logs.get_mut(id) else { return };
         let flushable = log.tail.front().is_some_and(|run| run.next_offset <= log.high_watermark);
         let wanted = log.flushed_offset < log.flush_to || log.tail_bytes >= FLUSH_BYTES;
         if flushable && wanted {
-            return self.start_flush(io, id);
+            return if log.has_dir { self.start_flush(io, id) } else { self.claim_dir(io, id) };
         }
         let unsynced = log.synced_offset < log.sync_to.min(log.flushed_offset);
         if unsynced || log.segments.iter().any(Segment::lacks_entries) {
@@ -177,9 +175,41 @@ impl Storage {
             return self.write_snapshot(io, id, End::Snapshot(id));
         }
         log.flags.busy = false;
+        if log.wants_retirement() {
+            self.retire_wanted(io, id, false);
+        }
+        let Some(log) = self.logs.get_mut(id) else { return };
         // What is not acknowledged yet will come round with the next acknowledgement or timer.
         if !log.tail.is_empty() && !std::mem::replace(&mut log.flags.dirty, true) {
             self.dirty.push_back(id);
+        }
+    }
+
+    /// Makes the log's directory, once: a deleted log of the name, of any shard, may have it still.
+    fn claim_dir(&mut self, io: &mut impl Io, id: LogId) {
+        let Some(log) = self.logs.get(id) else { return };
+        let mut steps = VecDeque::from([Step::CreateDir { path: log.path.clone() }]);
+        let metadata = format_partition_metadata(log.tp.topic_id);
+        write_file(&mut steps, &log.path.join(PARTITION_METADATA_FILE), metadata.as_bytes());
+        let dir = log.dir;
+        self.work_running += 1;
+        self.jobs.start(io, dir, Some(id), steps, End::Claimed(id));
+    }
+
+    pub(super) fn claim_ended(&mut self, io: &mut impl Io, id: LogId, error: Option<JobError>) {
+        self.work_running -= 1;
+        let made = error.is_none_or(|error| error.errno != Errno::EXISTS);
+        if let Some(dead) = self.graveyard.iter_mut().find(|dead| dead.id == id) {
+            dead.has_dir |= made;
+        }
+        let Some(log) = self.logs.get_mut(id) else { return };
+        log.has_dir = made;
+        if made {
+            self.work.push_back(id);
+            self.run_work(io);
+        } else {
+            log.flags.busy = false;
+            self.haunted.push(id);
         }
     }
 
@@ -215,9 +245,6 @@ impl Storage {
         let image = buf.freeze();
         let flushed = image_start + at as u32;
         let mut steps = VecDeque::new();
-        if !log.on_disk {
-            create_dir(&mut steps, log);
-        }
         let path = log.file_path(segment_base, FileKind::Log);
         let key = FileKey { log: id, base_offset: segment_base, kind: FileKind::Log };
         steps.push_back(Step::Use { key, path, create: true });
@@ -342,14 +369,6 @@ fn flushable_runs(log: &Log, segment: i64, max_bytes: usize) -> (usize, usize) {
     (count, bytes)
 }
 
-/// The first flush makes the directory and says whose it is. The flushes of a log come one by one, and a sync after
-/// them, so whatever of a log counts as safe has a topic id beside it.
-fn create_dir(steps: &mut VecDeque<Step>, log: &Log) {
-    steps.push_back(Step::CreateDir { path: log.path.clone() });
-    let metadata = format_partition_metadata(log.tp.topic_id);
-    write_file(steps, &log.path.join(PARTITION_METADATA_FILE), metadata.as_bytes());
-}
-
 /// Steps that write a file which nobody reads before the next sync of its directory.
 fn write_file(steps: &mut VecDeque<Step>, path: &Path, contents: &[u8]) {
     let mode = crate::io::OpenMode { write: true, create: true, truncate: true, ..Default::default() };
@@ -359,6 +378,12 @@ fn write_file(steps: &mut VecDeque<Step>, path: &Path, contents: &[u8]) {
 }
 
 impl Log {
+    /// Whether retention has asked for segments to go that are there still.
+    fn wants_retirement(&self) -> bool {
+        let first = self.segments.front().is_some_and(|segment| segment.base_offset < self.expired_to);
+        first || self.segments.get(1).is_some_and(|next| next.base_offset <= self.log_start_offset)
+    }
+
     pub(super) fn file_path(&self, base_offset: i64, kind: FileKind) -> std::path::PathBuf {
         self.path.join(FileName::new(base_offset, kind).to_string())
     }

@@ -54,7 +54,6 @@ pub enum Step {
     Sync {
         data_only: bool,
     },
-    /// No error where it exists.
     CreateDir {
         path: PathBuf,
     },
@@ -102,7 +101,6 @@ impl Step {
 
     fn forgives(&self, error: Errno) -> bool {
         match self {
-            Step::CreateDir { .. } => error == Errno::EXISTS,
             Step::Rename { .. } | Step::Unlink { .. } | Step::RemoveDir { .. } => error == Errno::NOT_FOUND,
             _ => false,
         }
@@ -357,8 +355,12 @@ impl<E> Jobs<E> {
     }
 
     fn opened(&mut self, io: &mut impl Io, slot: usize, key: FileKey, handle: Handle, now: u64) {
-        // Another job may have opened it meanwhile.
+        // Another job may have opened it meanwhile; a doomed one may be another file by now.
         let file = match self.files.get_mut(&key) {
+            Some(file) if file.doomed => {
+                self.jobs[slot].file = Some((handle, true));
+                return;
+            }
             Some(file) => {
                 io.submit(Op::Close { handle }, self.close_token);
                 file

@@ -77,7 +77,8 @@ pub struct Log {
     pub bytes_since_snapshot: u64,
     pub stray_snapshot: Option<i64>,
 
-    /// The directory exists, and whether its entries (and its own) are known to stay.
+    /// The directory is this log's; a flush has been to it; its entries (and its own) are known to stay.
+    pub has_dir: bool,
     pub on_disk: bool,
     pub names_synced: bool,
 
@@ -88,6 +89,8 @@ pub struct Log {
 
     /// The log's place among the journal's touches.
     pub touch: (u64, u32),
+    /// Retention is done with the segments that begin below this.
+    pub expired_to: i64,
     pub flags: Flags,
     pub cursors: [Cursor; CURSORS],
     pub next_cursor: u8,
@@ -140,11 +143,13 @@ impl Log {
             snapshot_offset: -1,
             bytes_since_snapshot: 0,
             stray_snapshot: None,
+            has_dir: false,
             on_disk: false,
             names_synced: false,
             cleaned_offset: 0,
             swapping: None,
             touch: (0, 0),
+            expired_to: i64::MIN,
             flags: Flags::default(),
             cursors: [nowhere; CURSORS],
             next_cursor: 0,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::checkpoint::*;
 use super::load::{LoadOptions, LoadedLog, load};
-use super::names::{DirectoryState, parse_directory_name, suffixed_directory_name};
+use super::names::{DirectoryState, parse_directory_name};
 use super::producer_state::ProducerStateConfig;
 use super::replay::{Replay, find_journals, replay_journals};
 use super::scan::io_error;
@@ -29,6 +29,8 @@ pub type Topics<'a> = dyn Fn(Uuid) -> Option<(Arc<str>, LogConfig)> + 'a;
 const CHECKPOINT_BYTES_MAX: usize = 64 << 20;
 /// The checkpoints that are kept by topic id.
 const OFFSET_FILES: [&str; 3] = [RECOVERY_POINT_FILE, LOG_START_OFFSET_FILE, CLEANER_OFFSET_FILE];
+/// A Kafka controller keeps its own log beside the others.
+const KAFKA_METADATA_TOPIC: &str = "__cluster_metadata";
 const LOCK_FILE: &str = ".lock";
 const LOCK_WAIT_NS: u64 = 3_000_000_000;
 const LOCK_RETRY_NS: u64 = 20_000_000;
@@ -159,17 +161,14 @@ impl Recovery<'_> {
                     remove_dir_blocking(io, &path).map_err(|error| io_error(&path, error))?
                 }
                 DirectoryState::Live => {
-                    if let Some(id) = read_topic_id(io, &path)? {
-                        partitions.insert((id, name.partition), (name.topic.to_string(), path));
-                    } else if self.dense {
-                        // It was never synced, so the journal has all of it; unless the file is damaged: nothing is deleted.
-                        let unique = u128::from(io.random());
-                        let (topic, state) = (name.topic, DirectoryState::Stray);
-                        let aside = suffixed_directory_name(topic, name.partition, unique, state);
-                        self.report.cut.push(format!("{}: no topic id, moved to {aside}", path.display()));
-                        let renamed =
-                            io.block_on(Op::Rename { from: path.clone(), to: self.dir.join(aside) }).result;
-                        renamed.map_err(|error| io_error(&path, error))?;
+                    let id = read_topic_id(io, &path)?;
+                    match id.filter(|id| (self.topics)(*id).is_some()) {
+                        Some(id) => {
+                            partitions.insert((id, name.partition), (name.topic.to_string(), path));
+                        }
+                        None if name.topic == KAFKA_METADATA_TOPIC => {}
+                        // Its name must be free for a topic that comes later.
+                        None => set_aside(io, &path, id.unwrap_or(Uuid::ZERO))?,
                     }
                 }
                 DirectoryState::Future | DirectoryState::Stray => {}
@@ -186,10 +185,7 @@ impl Recovery<'_> {
         starts: &Offsets,
     ) -> Result<(), StorageError> {
         for (key, (topic, path)) in partitions {
-            let Some((_, config)) = (self.topics)(key.0) else {
-                tracing::warn!(path = %path.display(), "a log of a topic that is not known is left alone");
-                continue;
-            };
+            let Some((_, config)) = (self.topics)(key.0) else { continue };
             let recovery_point = points.get(key).copied().unwrap_or(0);
             let start = starts.get(key).copied().unwrap_or(0);
             let options = self.load_options(path.clone(), &config, Some(recovery_point), start, io.wall_ms());
@@ -273,6 +269,24 @@ impl super::replay::Target for Recovery<'_> {
     }
 }
 
+/// Gives the directory of a log that belongs to no known topic another name, as Kafka does.
+fn set_aside(io: &mut impl Io, path: &Path, topic_id: Uuid) -> Result<(), StorageError> {
+    let mut unique = topic_id;
+    loop {
+        let to = super::stray_path(path, unique);
+        match io.block_on(Op::Rename { from: path.to_owned(), to: to.clone() }).result {
+            Ok(_) => {
+                tracing::warn!(path = %path.display(), to = %to.display(), "the log of a topic that is not known moves aside");
+                return Ok(());
+            }
+            Err(Errno::EXISTS | Errno::NOT_EMPTY) => {
+                unique = Uuid(u128::from_be_bytes(unique.0).wrapping_add(1).to_be_bytes());
+            }
+            Err(error) => return Err(io_error(path, error)),
+        }
+    }
+}
+
 /// The logs of a directory: topic and path.
 type Partitions = BTreeMap<(Uuid, i32), (String, PathBuf)>;
 
@@ -283,7 +297,7 @@ pub(super) fn read_topic_id(io: &mut impl Io, path: &Path) -> Result<Option<Uuid
     let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
     let id = text.map(|text| parse_partition_metadata(&text));
     if let Some(Err(error)) = &id {
-        tracing::warn!(path = %path.display(), %error, "a log without a topic id is left alone");
+        tracing::warn!(path = %path.display(), %error, "a log without a topic id");
     }
     Ok(id.and_then(Result::ok))
 }

@@ -39,6 +39,7 @@ pub(super) struct Dead {
     pub id: LogId,
     pub dir: usize,
     pub path: PathBuf,
+    pub has_dir: bool,
     topic_id: crate::protocol::Uuid,
     files: Vec<String>,
     renaming: bool,
@@ -112,13 +113,16 @@ impl Storage {
         files.extend(self.cleaner.files_of(log.id));
         let snapshots = [log.stray_snapshot, Some(log.snapshot_offset)].into_iter().flatten();
         files.extend(snapshots.map(|offset| FileName::new(offset, FileKind::ProducerSnapshot).to_string()));
-        let (id, dir, topic_id) = (log.id, log.dir, log.tp.topic_id);
-        self.graveyard.push(Dead { id, dir, path: log.path, topic_id, files, renaming: false });
+        let (id, dir, topic_id, has_dir) = (log.id, log.dir, log.tp.topic_id, log.has_dir);
+        self.graveyard.push(Dead { id, dir, path: log.path, has_dir, topic_id, files, renaming: false });
         self.bury(io);
     }
 
     /// Renames the directories of deleted logs whose jobs have all ended.
     pub(super) fn bury(&mut self, io: &mut impl Io) {
+        // What never had a directory leaves none, and must not rename the one of another log.
+        let jobs = &self.jobs;
+        self.graveyard.retain(|dead| dead.has_dir || jobs.runs_for(dead.id));
         for index in 0..self.graveyard.len() {
             let dead = &mut self.graveyard[index];
             if dead.renaming || self.jobs.runs_for(dead.id) {
@@ -139,6 +143,11 @@ impl Storage {
         // What else is in it goes with the next start.
         steps.push_back(Step::RemoveDir { path: grave });
         self.removals.push_back(Removal { due_ns: 0, dir: dead.dir, log: Some(id), steps });
+        self.ask_haunted();
+    }
+
+    /// Lets the logs try again whose directories were not free.
+    pub(super) fn ask_haunted(&mut self) {
         for id in std::mem::take(&mut self.haunted) {
             self.ask(id, -1, -1);
         }
@@ -217,13 +226,30 @@ impl Storage {
         segment.size > 0 && wall_ms.saturating_sub(newest) > log.config.retention_ms
     }
 
-    /// Takes away the first `expired` segments and those below the log start offset, as far as they are complete on disk.
-    pub(super) fn retire_segments(&mut self, io: &mut impl Io, id: LogId, expired: usize) {
+    /// Takes away the first `expired` segments and those below the log start offset, as far as they are complete on
+    /// disk; after the flush or sync that is under way, which may want their files.
+    fn retire_segments(&mut self, io: &mut impl Io, id: LogId, expired: usize) {
+        let Some(log) = self.logs.get_mut(id) else { return };
+        // Later on the last one may hold what has not expired.
+        let last = expired.min(log.segments.len().saturating_sub(1));
+        if let Some(first) = log.segments.get(last).filter(|_| expired > 0) {
+            log.expired_to = first.base_offset;
+        }
+        if !log.flags.busy {
+            let all = expired > 0 && expired == log.segments.len();
+            self.retire_wanted(io, id, all);
+        }
+    }
+
+    /// As [`Storage::retire_segments`], for what has been asked for, or for all there is; no flush or sync of the log may
+    /// be under way.
+    pub(super) fn retire_wanted(&mut self, io: &mut impl Io, id: LogId, all: bool) {
         let Some(log) = self.logs.get_mut(id) else { return };
         if log.swapping.is_some() || log.flags.retiring {
             return;
         }
         let below = log.segments.partition_point(|segment| segment.base_offset <= log.log_start_offset);
+        let expired = log.segments.partition_point(|segment| all || segment.base_offset < log.expired_to);
         let wanted = expired.max(below.saturating_sub(1));
         let mut ready = log.segments.iter().take(wanted).take_while(|segment| segment.is_flushed()).count();
         if ready == log.segments.len() {
@@ -293,6 +319,7 @@ impl Storage {
         log.flags.retiring = false;
         if let Some(log_start_offset) = log_start_offset {
             log.safe_start_offset = log.safe_start_offset.max(log_start_offset);
+            let log_start_offset = log.safe_start_offset;
             self.events.push_back(Event::StartAdvanced { log: id, log_start_offset });
         }
         let dir = log.dir;

@@ -11,6 +11,9 @@ use super::store::{End, Storage, close_token};
 use super::types::LogId;
 use crate::io::{Io, Op};
 
+/// How long the stop waits for what other shards are to do.
+const WAIT_NS: u64 = 3_000_000_000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StopPhase {
     Running,
@@ -29,6 +32,7 @@ impl Storage {
         if !self.stopping {
             self.stopping = true;
             self.stop = StopPhase::Draining;
+            self.stop_wait_ns = io.now().saturating_add(WAIT_NS);
             self.end_turn(io);
         }
     }
@@ -51,14 +55,7 @@ impl Storage {
                 self.stop = StopPhase::Flushing;
                 self.run_work(io);
             }
-            StopPhase::Flushing if self.nothing_runs() => {
-                for dir in 0..self.dirs.len() {
-                    if self.dirs[dir].online {
-                        self.write_checkpoints(io, dir);
-                    }
-                }
-                self.stop = StopPhase::Checkpointing;
-            }
+            StopPhase::Flushing if self.nothing_runs() => self.end_flushing(io),
             StopPhase::Checkpointing if self.nothing_runs() => {
                 self.remove_journals(io);
                 self.jobs.close_idle(io, u64::MAX, 0);
@@ -67,6 +64,26 @@ impl Storage {
             StopPhase::Cleaning if self.nothing_runs() => self.stop = StopPhase::Stopped,
             _ => {}
         }
+    }
+
+    fn end_flushing(&mut self, io: &mut impl Io) {
+        // A log of another shard may wait for the directory of one deleted here, and the other way round.
+        if !self.graveyard.is_empty() {
+            return self.bury(io);
+        }
+        if !self.haunted.is_empty() {
+            if io.now() >= self.stop_wait_ns {
+                tracing::warn!("a directory is not free: the next start recovers from the journal");
+                self.stop = StopPhase::Stopped;
+            }
+            return;
+        }
+        for dir in 0..self.dirs.len() {
+            if self.dirs[dir].online {
+                self.write_checkpoints(io, dir);
+            }
+        }
+        self.stop = StopPhase::Checkpointing;
     }
 
     fn journals_idle(&self) -> bool {

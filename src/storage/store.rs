@@ -50,6 +50,8 @@ pub(super) fn close_token() -> Token {
 pub(super) enum End {
     Nothing,
     JournalFile,
+    /// A log's directory has been made, or another log has it still.
+    Claimed(LogId),
     Flush(super::flush::FlushEnd),
     Sync(super::flush::SyncEnd),
     Read(super::cache::PieceKey),
@@ -157,7 +159,7 @@ pub struct Storage {
     pub(super) next_flush_ns: u64,
     pub(super) retry_ns: u64,
     housekeeping_ns: u64,
-    /// Deleted logs whose directory still has its name, and logs that wait for that name.
+    /// Deleted logs whose directory still has its name, and logs that wait for a directory of theirs to be free.
     pub(super) graveyard: Vec<Dead>,
     pub(super) haunted: Vec<LogId>,
     /// Files to remove, each list when its time has come.
@@ -167,6 +169,7 @@ pub struct Storage {
     pub(super) cleaner: Cleaner,
     pub(super) stopping: bool,
     pub(super) stop: StopPhase,
+    pub(super) stop_wait_ns: u64,
 }
 
 impl Storage {
@@ -195,6 +198,7 @@ impl Storage {
             cleaner: Cleaner::default(),
             stopping: false,
             stop: StopPhase::Running,
+            stop_wait_ns: 0,
             options,
         };
         for (index, path) in storage.options.dirs.clone().into_iter().enumerate() {
@@ -615,6 +619,7 @@ impl Storage {
                 let Some(log) = self.logs.get_mut(touch.log) else { continue };
                 if let Some(log_start_offset) = touch.start_offset {
                     log.safe_start_offset = log.safe_start_offset.max(log_start_offset);
+                    let log_start_offset = log.safe_start_offset;
                     self.events.push_back(Event::StartAdvanced { log: touch.log, log_start_offset });
                 }
                 if touch.end_offset > log.high_watermark {
@@ -656,10 +661,13 @@ impl Storage {
         // A deleted log takes its files from under its last jobs; a failed read fails alone.
         let forgiven = match (&end, &error) {
             (End::Read(_), _) => true,
+            (End::Claimed(_), Some(error)) => error.errno == Errno::EXISTS,
             (End::Clean(end), Some(error)) => end.forgives(error.errno),
             _ => false,
         };
-        let harmless = forgiven || log.is_some_and(|log| self.logs.get(log).is_none());
+        // Only the burial: were the directory still there, the next log of the name would write into it.
+        let deleted = log.is_some_and(|log| self.logs.get(log).is_none());
+        let harmless = forgiven || (deleted && !matches!(end, End::Buried(_)));
         if let Some(error) = &error
             && !harmless
         {
@@ -672,6 +680,7 @@ impl Storage {
                 self.work_running -= 1;
                 self.work.push_back(log);
             }
+            End::Claimed(log) => self.claim_ended(io, log, error),
             End::Buried(log) => self.buried(log),
             End::Removed => self.removals_running -= 1,
             End::Retired { log, log_start_offset } => {
@@ -713,6 +722,7 @@ impl Storage {
             self.jobs.close_idle(io, now.saturating_sub(FILE_IDLE_NS), self.options.open_files_max);
             self.run_removals(io, now);
             self.bury(io);
+            self.ask_haunted();
         }
         self.run_retention(io, now, wall_ms);
         self.run_cleaner(io, now, wall_ms);
@@ -772,6 +782,7 @@ impl Log {
         self.producers = loaded.producers;
         self.snapshot_offset = loaded.snapshot_offset;
         self.stray_snapshot = loaded.stray_snapshot;
+        self.has_dir = known;
         self.on_disk = known;
         self.names_synced = known;
         for line in loaded.dropped {

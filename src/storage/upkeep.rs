@@ -79,20 +79,20 @@ impl Storage {
     /// A log has begun a new segment at `base_offset`: its producers as of there are kept, and the old one completed.
     pub(super) fn segment_rolled(&mut self, io: &mut impl Io, id: LogId, base_offset: i64) {
         debug_assert_eq!(self.logs.get(id).map(|log| log.producers.end_offset()), Some(base_offset));
-        self.write_snapshot(io, id, End::Nothing);
+        // Before its first flush a log has no directory, or an earlier log of its name has it still.
+        if self.logs.get(id).is_some_and(|log| log.on_disk) {
+            self.write_snapshot(io, id, End::Nothing);
+        }
         self.ask(id, base_offset, base_offset);
     }
 
-    /// Keeps the producers of a log as they are.
+    /// Keeps the producers of a log, which is on disk, as they are.
     pub(super) fn write_snapshot(&mut self, io: &mut impl Io, id: LogId, end: End) {
         let Some(log) = self.logs.get_mut(id) else { return };
         let offset = log.producers.end_offset();
         log.snapshot_offset = offset;
         log.bytes_since_snapshot = 0;
         let mut steps = VecDeque::new();
-        if !log.on_disk {
-            steps.push_back(Step::CreateDir { path: log.path.clone() });
-        }
         let path = log.file_path(offset, FileKind::ProducerSnapshot);
         replace_file(&mut steps, &path, &log.producers.snapshot());
         // The one before, if no segment begins there, is of no more use.
@@ -118,7 +118,8 @@ impl Storage {
 impl Log {
     /// Whether the last snapshot is not what a clean start needs.
     pub(super) fn wants_last_snapshot(&self) -> bool {
-        self.snapshot_offset != self.producers.end_offset()
+        self.on_disk
+            && self.snapshot_offset != self.producers.end_offset()
             && (self.snapshot_offset >= 0 || !self.producers.is_empty())
     }
 }

@@ -109,6 +109,11 @@ impl LogModel {
         Ok(())
     }
 
+    /// A clean stop has left everything on stable media.
+    pub fn stopped(&mut self) {
+        self.durable = self.end();
+    }
+
     pub fn start_advanced(&mut self, start: i64) -> Verdict {
         ensure!(start >= self.start_safe, "{}: the log start went back to {start}", self.tp);
         self.check_start(start, self.told)?;

@@ -406,16 +406,20 @@ impl Sim {
     }
 
     fn stop(&mut self) -> Verdict {
-        for shard in 0..self.shards.len() {
-            let Shard { io, storage, .. } = &mut self.shards[shard];
+        for Shard { io, storage, .. } in &mut self.shards {
             storage.begin_stop(io);
-            let patience = self.world.now() + PATIENCE_NS;
-            while !self.shards[shard].storage.is_stopped() {
-                self.turn(shard)?;
-                ensure!(self.world.now() < patience, "a clean stop hangs");
-            }
         }
-        self.logs.iter_mut().for_each(|log| log.id = None);
+        let patience = self.world.now() + PATIENCE_NS;
+        while self.shards.iter().any(|shard| !shard.storage.is_stopped()) {
+            for shard in 0..self.shards.len() {
+                self.turn(shard)?;
+            }
+            ensure!(self.world.now() < patience, "a clean stop hangs");
+        }
+        for log in &mut self.logs {
+            log.id = None;
+            log.model.stopped();
+        }
         let marked = storage::mark_clean(&mut self.shards[0].io, &self.dirs);
         marked.map_err(|error| format!("mark of the clean stop: {error}"))
     }
