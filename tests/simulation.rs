@@ -2,7 +2,8 @@
 //!
 //! `cargo test` runs a few seeds of each part and the seeds that once failed, one of them twice to compare the traces.
 //! `cargo test --release --test simulation -- --seed 7` repeats one; `--seeds 10000 --start 5` runs many, `--minutes 10`
-//! goes on for that long, `--only storage` keeps to one part, `--jobs 2` uses two threads.
+//! goes on for that long, `--only storage` keeps to one part, `--jobs 2` uses two threads. A run of many ends with the
+//! first failure unless it is told to `--go-on`.
 
 #[path = "simulation/sim_io.rs"]
 mod sim_io;
@@ -28,7 +29,7 @@ mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A part of the broker that runs under simulation.
@@ -67,11 +68,13 @@ struct Arguments {
     minutes: Option<u64>,
     jobs: u64,
     only: Option<String>,
+    go_on: bool,
 }
 
 /// What is not understood is left to the other test binaries, which `cargo test` gives the same arguments.
 fn arguments() -> Arguments {
-    let mut parsed = Arguments { seed: None, seeds: None, start: 0, minutes: None, jobs: 1, only: None };
+    let mut parsed =
+        Arguments { seed: None, seeds: None, start: 0, minutes: None, jobs: 1, only: None, go_on: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || words.next().and_then(|text| text.parse::<u64>().ok());
@@ -82,6 +85,7 @@ fn arguments() -> Arguments {
             "--minutes" => parsed.minutes = number(),
             "--jobs" => parsed.jobs = number().unwrap_or(1).max(1),
             "--only" => parsed.only = words.next(),
+            "--go-on" => parsed.go_on = true,
             _ => {}
         }
     }
@@ -131,20 +135,21 @@ fn many(part: &Part, arguments: &Arguments) -> bool {
     let limit = arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes));
     let end = arguments.seeds.map_or(u64::MAX, |seeds| arguments.start + seeds);
     let next = AtomicU64::new(arguments.start);
-    let failed = AtomicBool::new(false);
+    let failures = AtomicU64::new(0);
     let hashes = AtomicU64::new(0);
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             let late = limit.is_some_and(|limit| begun.elapsed() >= limit);
-            if seed >= end || late || failed.load(Ordering::Relaxed) {
+            let failed = failures.load(Ordering::Relaxed) > 0 && !arguments.go_on;
+            if seed >= end || late || failed {
                 return;
             }
             match once(part, seed) {
                 Some(outcome) => {
                     _ = hashes.fetch_xor(outcome.hash.rotate_left(seed as u32), Ordering::Relaxed)
                 }
-                None => failed.store(true, Ordering::Relaxed),
+                None => _ = failures.fetch_add(1, Ordering::Relaxed),
             }
         }
     };
@@ -153,8 +158,12 @@ fn many(part: &Part, arguments: &Arguments) -> bool {
     });
     let done = next.load(Ordering::Relaxed).min(end) - arguments.start;
     let (seconds, trace) = (begun.elapsed().as_secs_f64(), hashes.load(Ordering::Relaxed));
-    println!("{}: {done} seeds from {} in {seconds:.1} s, traces {trace:016x}", part.name, arguments.start);
-    !failed.load(Ordering::Relaxed)
+    let failed = failures.load(Ordering::Relaxed);
+    println!(
+        "{}: {done} seeds from {} in {seconds:.1} s, {failed} failed, traces {trace:016x}",
+        part.name, arguments.start
+    );
+    failed == 0
 }
 
 fn once(part: &Part, seed: u64) -> Option<Outcome> {

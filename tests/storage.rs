@@ -1,0 +1,305 @@
+//! Storage on the simulated disk, in scenes: what a random run of the simulation once found, told step by step.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+#[path = "simulation/sim_io.rs"]
+mod sim_io;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ringlog::io::buffer::{BufferPool, Slice};
+use ringlog::io::{Completion, Io};
+use ringlog::protocol::Uuid;
+use ringlog::record::batch::batches;
+use ringlog::record::builder::{BatchBuilder, BatchOptions};
+use ringlog::record::compression::Compressor;
+use ringlog::storage::{
+    self, AckLevel, AppendOptions, Event, LogConfig, LogId, ReadOutcome, ReadRange, Storage, StorageOptions,
+    TopicPartition,
+};
+use sim_io::{Crash, SimIo, SimOptions, SimWorld};
+
+const DIR: &str = "/disk/logs";
+const SECOND_NS: u64 = 1_000_000_000;
+const PATIENCE_NS: u64 = 100 * SECOND_NS;
+
+/// Shards on one directory.
+struct Scene {
+    world: SimWorld,
+    shards: Vec<Shard>,
+    failures: Vec<String>,
+}
+
+struct Shard {
+    io: SimIo,
+    storage: Storage,
+}
+
+fn topic(name: &str, id: u8) -> TopicPartition {
+    TopicPartition { topic: Arc::from(name), topic_id: Uuid([id; 16]), partition: 0 }
+}
+
+fn config() -> LogConfig {
+    LogConfig { retention_ms: -1, ..LogConfig::default() }
+}
+
+impl Scene {
+    fn new(seed: u64, shards: u32) -> Scene {
+        let world = SimWorld::new(seed, SimOptions::default());
+        world.add_disk(Path::new("/disk"));
+        world.create_dir_all(Path::new(DIR));
+        let mut scene = Scene { world, shards: Vec::new(), failures: Vec::new() };
+        scene.start(shards, &[]);
+        scene
+    }
+
+    /// Recovers with these topics and opens the shards, without any log.
+    fn start(&mut self, shards: u32, topics: &[TopicPartition]) {
+        let dirs = [PathBuf::from(DIR)];
+        let mut ios: Vec<SimIo> = (0..shards).map(|_| self.world.driver()).collect();
+        storage::lock_dirs(&mut ios[0], &dirs).unwrap();
+        let find = |id| {
+            let found = topics.iter().find(|topic| topic.topic_id == id)?;
+            Some((found.topic.clone(), config()))
+        };
+        let report = storage::recover(&mut ios[0], &dirs, &find).unwrap();
+        assert!(report.failed_dirs.is_empty(), "{report:?}");
+        for (shard, mut io) in ios.into_iter().enumerate() {
+            let mut options = StorageOptions::new(shard as u32, dirs.to_vec(), BufferPool::new(32 << 20));
+            options.flush_interval_ms = 50;
+            let storage = Storage::open(&mut io, options).unwrap();
+            self.shards.push(Shard { io, storage });
+        }
+    }
+
+    fn open(&mut self, shard: usize, of: &TopicPartition) -> LogId {
+        let Shard { io, storage } = &mut self.shards[shard];
+        storage.open_log(io, 0, of.clone(), config()).unwrap()
+    }
+
+    fn create(&mut self, shard: usize, of: &TopicPartition) -> LogId {
+        self.shards[shard].storage.create_log(0, of.clone(), config()).unwrap()
+    }
+
+    fn delete(&mut self, shard: usize, log: LogId) {
+        let Shard { io, storage } = &mut self.shards[shard];
+        storage.delete_log(io, log);
+    }
+
+    /// Appends `count` batches of one record with `bytes` bytes.
+    fn append(&mut self, shard: usize, log: LogId, count: usize, bytes: usize) {
+        let Shard { io, storage } = &mut self.shards[shard];
+        for _ in 0..count {
+            let mut builder = BatchBuilder::new(BatchOptions::default());
+            builder.append(io.wall_ms(), None, Some(&vec![b'x'; bytes]), &[]);
+            let mut batch = Vec::new();
+            builder.finish(&mut Compressor::default(), &mut batch).unwrap();
+            let options = AppendOptions {
+                leader_epoch: 0,
+                level: AckLevel::Durable,
+                log_append_time_ms: None,
+                wall_ms: io.wall_ms(),
+                coordinator: false,
+                transaction_version: 0,
+            };
+            storage.append(io, log, &batch, options).unwrap();
+        }
+        storage.end_turn(io);
+    }
+
+    fn turn(&mut self, shard: usize) {
+        let Shard { io, storage } = &mut self.shards[shard];
+        let mut completions: Vec<Completion> = Vec::new();
+        storage.end_turn(io);
+        let soon = io.now() + 5_000_000;
+        io.turn(soon.min(storage.next_deadline()), &mut completions);
+        for completion in completions {
+            storage.handle_completion(io, completion);
+        }
+        if io.now() >= storage.next_deadline() {
+            let wall_ms = io.wall_ms();
+            storage.tick(io, wall_ms);
+        }
+        storage.end_turn(io);
+        while let Some(event) = storage.poll_event() {
+            if let Event::DirFailed { error, .. } = event {
+                self.failures.push(error);
+            }
+        }
+    }
+
+    fn run_until(&mut self, what: &str, mut done: impl FnMut(&mut Scene) -> bool) {
+        let patience = self.world.now() + PATIENCE_NS;
+        while !done(self) {
+            (0..self.shards.len()).for_each(|shard| self.turn(shard));
+            assert!(self.world.now() < patience, "never: {what}");
+        }
+        assert_eq!(self.failures, Vec::<String>::new());
+    }
+
+    fn pass_ms(&mut self, ms: u64) {
+        let end = self.world.now() + ms * 1_000_000;
+        self.run_until("time", |scene| scene.world.now() >= end);
+    }
+
+    fn acknowledged(&mut self, shard: usize, log: LogId) {
+        self.run_until("acknowledged", |scene| {
+            let storage = &scene.shards[shard].storage;
+            storage.high_watermark(log) == storage.log_end_offset(log)
+        });
+    }
+
+    fn stop(&mut self) {
+        self.shards.iter_mut().for_each(|shard| shard.storage.begin_stop(&mut shard.io));
+        self.run_until("stopped", |scene| scene.shards.iter().all(|shard| shard.storage.is_stopped()));
+        storage::mark_clean(&mut self.shards[0].io, &[PathBuf::from(DIR)]).unwrap();
+        self.shards.clear();
+    }
+
+    fn crash(&mut self, crash: Crash) {
+        let drivers: Vec<usize> = self.shards.iter().map(|shard| shard.io.id()).collect();
+        self.world.crash(&drivers, crash);
+        self.shards.clear();
+    }
+
+    fn end(&self, shard: usize, log: LogId) -> i64 {
+        self.shards[shard].storage.log_end_offset(log).unwrap()
+    }
+
+    /// The first offset that a read at `offset` gives, and how many bytes.
+    fn read(&mut self, shard: usize, log: LogId, offset: i64, max_bytes: usize) -> (Option<i64>, usize) {
+        let patience = self.world.now() + PATIENCE_NS;
+        loop {
+            let Shard { io, storage } = &mut self.shards[shard];
+            let end_offset = storage.high_watermark(log).unwrap();
+            let range = ReadRange { offset, end_offset, max_bytes, at_least_one: false };
+            let mut out: Vec<Slice> = Vec::new();
+            if let ReadOutcome::Done { bytes } = storage.read(io, log, range, &mut out).unwrap() {
+                let got: Vec<u8> = out.iter().flat_map(|slice| slice.iter().copied()).collect();
+                let first = batches(&got).next().and_then(Result::ok);
+                return (first.map(|batch| batch.header().base_offset), bytes);
+            }
+            self.turn(shard);
+            assert!(self.world.now() < patience, "a read hangs");
+        }
+    }
+
+    fn names(&mut self) -> Vec<String> {
+        let mut io = self.world.driver();
+        let entries = io.list_dir(Path::new(DIR)).unwrap();
+        entries.into_iter().map(|entry| entry.name).filter(|name| name.starts_with("t-")).collect()
+    }
+}
+
+#[test]
+fn a_read_cut_off_behind_an_index_entry_leaves_the_start_where_it_is() {
+    let of = topic("t", 1);
+    let mut scene = Scene::new(1, 1);
+    let log = scene.create(0, &of);
+    scene.append(0, log, 100, 2_000);
+    scene.acknowledged(0, log);
+    scene.stop();
+    scene.start(1, std::slice::from_ref(&of));
+    let log = scene.open(0, &of);
+    assert_eq!(scene.read(0, log, 0, 10_000).0, Some(0));
+    // Only a part of the batch fits: nothing of it has been passed.
+    for offset in 1..100 {
+        assert_eq!(scene.read(0, log, offset, 100), (None, 100), "at {offset}");
+        assert_eq!(scene.read(0, log, 0, 10_000).0, Some(0), "after a read at {offset}");
+    }
+}
+
+#[test]
+fn a_topic_of_a_deleted_ones_name_survives_the_stop_that_follows_at_once() {
+    for shard in 0..2 {
+        for turns in 0..30 {
+            let (old, new) = (topic("t", 1), topic("t", 2));
+            let mut scene = Scene::new(2, 2);
+            let log = scene.create(0, &old);
+            scene.append(0, log, 50, 100);
+            scene.acknowledged(0, log);
+            scene.pass_ms(60);
+            (0..turns).for_each(|_| scene.turn(0));
+            scene.delete(0, log);
+            let log = scene.create(shard, &new);
+            scene.append(shard, log, 20, 100);
+            scene.acknowledged(shard, log);
+            scene.stop();
+            scene.start(1, std::slice::from_ref(&new));
+            let log = scene.open(0, &new);
+            assert_eq!(scene.end(0, log), 20, "on shard {shard}, deleted after {turns} turns");
+            assert_eq!(scene.read(0, log, 0, 1000).0, Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_topic_of_a_deleted_ones_name_survives_a_crash() {
+    for crash in [Crash::Kill, Crash::Power] {
+        for turns in 0..40 {
+            let (old, new) = (topic("t", 1), topic("t", 2));
+            let mut scene = Scene::new(turns, 2);
+            let log = scene.create(0, &old);
+            scene.append(0, log, 50, 100);
+            scene.acknowledged(0, log);
+            scene.pass_ms(turns);
+            scene.delete(0, log);
+            let log = scene.create(1, &new);
+            scene.append(1, log, 20, 100);
+            scene.acknowledged(1, log);
+            scene.pass_ms(2 * turns);
+            scene.crash(crash);
+            scene.start(1, std::slice::from_ref(&new));
+            let log = scene.open(0, &new);
+            assert_eq!(scene.end(0, log), 20, "after {crash:?}");
+            assert_eq!(scene.read(0, log, 0, 1000).0, Some(0));
+        }
+    }
+}
+
+#[test]
+fn the_directory_of_an_unknown_topic_moves_aside() {
+    let (old, new) = (topic("t", 1), topic("t", 2));
+    let mut scene = Scene::new(3, 1);
+    let log = scene.create(0, &old);
+    scene.append(0, log, 10, 100);
+    scene.acknowledged(0, log);
+    scene.stop();
+    scene.start(1, &[]);
+    assert_eq!(scene.names(), [format!("t-0.{}-stray", "01".repeat(16))]);
+    // Its name is free.
+    let log = scene.create(0, &new);
+    scene.append(0, log, 20, 100);
+    scene.acknowledged(0, log);
+    scene.pass_ms(500);
+    assert!(scene.names().contains(&"t-0".to_string()));
+    scene.stop();
+    scene.start(1, std::slice::from_ref(&new));
+    let log = scene.open(0, &new);
+    assert_eq!(scene.end(0, log), 20);
+}
+
+#[test]
+fn records_may_be_deleted_while_their_segments_are_synced() {
+    for turns in 0..60 {
+        let of = topic("t", 1);
+        let mut scene = Scene::new(turns, 1);
+        let log = scene.create(0, &of);
+        let small = LogConfig { segment_bytes: 2_000, index_interval_bytes: 1, ..config() };
+        scene.shards[0].storage.set_config(log, small);
+        scene.append(0, log, 60, 100);
+        scene.acknowledged(0, log);
+        // Rolls ask for flushes and syncs: some are under way now.
+        (0..turns).for_each(|_| scene.turn(0));
+        let Shard { io, storage } = &mut scene.shards[0];
+        storage.delete_records(io, log, 55).unwrap();
+        scene.pass_ms(1_000);
+        assert_eq!(scene.shards[0].storage.log_start_offset(log), Some(55));
+        scene.crash(Crash::Power);
+        scene.start(1, std::slice::from_ref(&of));
+        let log = scene.open(0, &of);
+        assert_eq!(scene.shards[0].storage.log_start_offset(log), Some(55));
+        assert_eq!(scene.end(0, log), 60);
+    }
+}
