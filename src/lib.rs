@@ -5,6 +5,7 @@
 pub mod broker; // what Kafka means: partitions, groups, one handler an API
 pub mod cli; // the subcommands
 pub mod config; // every key once: type, default, range, doc
+pub mod control; // the control thread: HTTP, metrics, health
 #[allow(unsafe_code)]
 pub mod io; // the kernel: the Io trait, the ring, buffers; the only unsafe
 pub mod load; // the load generator

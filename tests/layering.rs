@@ -18,9 +18,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("broker", &["config", "metrics", "protocol", "record", "io", "storage", "metadata"]),
     ("server", &["config", "metrics", "protocol", "record", "io", "storage", "metadata", "broker"]),
     ("load", &["metrics", "protocol", "record", "io"]),
+    // Beside the data path: it sees what shards show of themselves, and asks the rest as a client would.
+    ("control", &["config", "metrics", "protocol", "record", "storage", "metadata", "broker", "server"]),
     (
         "cli",
-        &["config", "metrics", "protocol", "record", "io", "storage", "metadata", "broker", "server", "load"],
+        &[
+            "config", "metrics", "protocol", "record", "io", "storage", "metadata", "broker", "server",
+            "load", "control",
+        ],
     ),
 ];
 

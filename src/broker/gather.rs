@@ -157,6 +157,10 @@ impl Gathers {
         })
     }
 
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }

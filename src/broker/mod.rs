@@ -19,6 +19,7 @@ pub mod mail; // what shards tell each other
 mod partition; // the partitions of a shard
 mod reply_memory; // what answers to fetches may hold
 pub mod request; // requests and responses on their way
+pub mod survey; // what the control thread is shown
 mod topics; // partitions made what the cluster image says
 pub mod transaction; // transactional ids
 mod transactions; // the transaction coordinator's appends, markers and loading
@@ -133,7 +134,6 @@ impl Broker {
             live_dir_ids: dir_ids.iter().copied().filter(|id| *id != Uuid::ZERO).collect(),
             dir_ids,
             endpoints,
-            storage,
             partitions: Partitions::default(),
             stalled: Vec::new(),
             stalled_bytes: 0,
@@ -144,7 +144,8 @@ impl Broker {
             coordinator: control
                 .then(|| Coordinator::new(&config, offsets_partitions(&image, &config), seed)),
             transactions: None,
-            metrics: Arc::default(),
+            metrics: storage.metrics().clone(),
+            storage,
             rewriter: Rewriter::default(),
             decompressor: Decompressor::new(),
             now_ns: io.now(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::admissions::Admissions;
 use super::mail::{Answer, GatherRef, Task, Watch};
+use super::survey::Traffic;
 use crate::config::TopicConfig;
 use crate::protocol::Uuid;
 use crate::record::validate::Rules;
@@ -23,6 +24,7 @@ pub struct Partition {
     pub leader_epoch: i32,
     pub config: Arc<TopicConfig>,
     pub rules: Rules,
+    pub traffic: Traffic,
     /// Appends that wait for the high watermark, in offset order.
     waiters: VecDeque<Waiter>,
     watches: Vec<(GatherRef, Watch)>,
@@ -67,6 +69,7 @@ impl Partition {
             leader_epoch,
             config,
             rules,
+            traffic: Traffic::default(),
             waiters: VecDeque::new(),
             watches: Vec::new(),
             parked: Vec::new(),
@@ -143,6 +146,17 @@ impl Partitions {
     #[inline]
     pub fn of_log(&mut self, log: LogId) -> Option<&mut Partition> {
         self.slots[*self.by_log.get(&log)?].as_mut()
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Those of `count` slots from `first` on, and where the next ones begin.
+    pub fn piece(&self, first: usize, count: usize) -> (impl Iterator<Item = &Partition>, Option<usize>) {
+        let end = first.saturating_add(count);
+        let slots = self.slots.get(first..end.min(self.slots.len())).unwrap_or_default();
+        (slots.iter().flatten(), (end < self.slots.len()).then_some(end))
     }
 
     /// All, in the order of their slots.

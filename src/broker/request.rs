@@ -138,6 +138,23 @@ impl Response {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// In one piece, for who has no socket.
+    pub fn into_bytes(self) -> Vec<u8> {
+        let mut parts = self.parts.into_iter();
+        let mut bytes = match parts.next() {
+            Some(Part::Bytes(bytes)) => bytes,
+            Some(Part::Shared(slice)) => slice.to_vec(),
+            None => Vec::new(),
+        };
+        for part in parts {
+            match part {
+                Part::Bytes(more) => bytes.extend_from_slice(&more),
+                Part::Shared(slice) => bytes.extend_from_slice(&slice),
+            }
+        }
+        bytes
+    }
 }
 
 pub fn part_len(part: &Part) -> usize {

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{BrokerConfig, Settings};
+use crate::control::Control;
 use crate::server::{ServeError, Server};
 
 /// How often the waiting thread looks whether a shard has ended by itself.
@@ -84,26 +85,43 @@ fn configuration(args: &Args) -> Result<BrokerConfig, String> {
 }
 
 fn serve(config: BrokerConfig) -> Result<(), ServeError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| ServeError::Runtime(error.to_string()))?;
-    let server = Server::start(config)?;
-    if let Some(mut address) = server.addresses().first().copied() {
-        // All interfaces: the one that is surely there is named, so that a script can connect to what it reads.
-        if address.ip().is_unspecified() {
-            address.set_ip(Ipv4Addr::LOCALHOST.into());
-        }
-        let mut out = std::io::stdout().lock();
-        // Whoever closed the pipe does not want to know.
-        let _ = writeln!(out, "ready {address}").and_then(|()| out.flush());
+    let failed = |error: std::io::Error| ServeError::Runtime(error.to_string());
+    // The control thread: HTTP and signals.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    runtime.block_on(run_broker(config))
+}
+
+async fn run_broker(config: BrokerConfig) -> Result<(), ServeError> {
+    let control = Control::open(&config)?;
+    let url = control.as_ref().map(Control::url);
+    let site = control.map(Control::serve).transpose()?;
+    // Recovery blocks; health answers meanwhile.
+    let started = tokio::task::spawn_blocking(move || Server::start(config)).await;
+    let server = started.map_err(|error| ServeError::Runtime(error.to_string()))??;
+    if let Some(site) = site {
+        site.begin(&server);
     }
-    runtime.block_on(until_signalled(&server))?;
+    say_ready(&server, url.as_deref());
+    until_signalled(&server).await?;
     tracing::info!("stopping");
     server.stop();
-    let joined = server.join();
+    let joined = tokio::task::spawn_blocking(|| server.join()).await;
+    let joined = joined.unwrap_or_else(|error| Err(ServeError::Runtime(error.to_string())));
     tracing::info!("stopped");
     joined
+}
+
+/// The one line on standard output.
+fn say_ready(server: &Server, url: Option<&str>) {
+    let Some(mut address) = server.addresses().first().copied() else { return };
+    // All interfaces: the one that is surely there is named, so that a script can connect to what it reads.
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let url = url.map_or_else(String::new, |url| format!(" {url}"));
+    let mut out = std::io::stdout().lock();
+    // Whoever closed the pipe does not want to know.
+    let _ = writeln!(out, "ready {address}{url}").and_then(|()| out.flush());
 }
 
 /// Returns at SIGTERM or SIGINT, or when a shard has ended.

@@ -32,7 +32,7 @@ pub struct BrokerConfig {
     pub mailbox_slots: usize,
     pub topics_max: usize,
     pub partitions_max: usize,
-    pub http_listener: Option<Endpoint>,
+    pub http: HttpConfig,
     pub auto_create_topics: bool,
     pub delete_topics: bool,
     pub num_partitions: i32,
@@ -46,6 +46,32 @@ pub struct BrokerConfig {
     pub transactions: TransactionConfig,
     pub groups: GroupConfig,
     pub(super) layers: Layers,
+}
+
+/// The control thread's HTTP side and what is measured there.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// `None`: not served.
+    pub listener: Option<Endpoint>,
+    /// Nobody asked for this listener: the broker can do without.
+    pub listener_is_default: bool,
+    pub connections_max: usize,
+    pub request_bytes_max: usize,
+    pub read_only: bool,
+    /// Names that browsers may use.
+    pub hosts: Vec<String>,
+    pub consumers_max: usize,
+    pub consumer_idle_ms: u64,
+    pub metrics: MetricsConfig,
+}
+
+/// What metrics show one by one at most.
+#[derive(Clone, Copy, Debug)]
+pub struct MetricsConfig {
+    pub clients_max: usize,
+    pub groups_max: usize,
+    pub partitions_max: usize,
+    pub topics_max: usize,
 }
 
 /// Sockets and requests.

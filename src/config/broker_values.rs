@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::broker::{
-    AckLevel, AckLevels, BrokerConfig, CreateTopic, GroupConfig, IoDriver, Layers, Listener, Routing,
-    SocketConfig, StartupError, StorageConfig, TransactionConfig,
+    AckLevel, AckLevels, BrokerConfig, CreateTopic, GroupConfig, HttpConfig, IoDriver, Layers, Listener,
+    MetricsConfig, Routing, SocketConfig, StartupError, StorageConfig, TransactionConfig,
 };
 use super::key::{Value, split_list};
 use super::listener::{Endpoint, SecurityProtocol, parse_endpoint, protocol_of};
@@ -110,7 +110,7 @@ impl Values {
             mailbox_slots: self.count("ringlog.mailbox.slots"),
             topics_max: self.count("ringlog.topics.max"),
             partitions_max: self.count("ringlog.partitions.max"),
-            http_listener: self.http_listener(),
+            http: self.http(),
             auto_create_topics: self.boolean("auto.create.topics.enable"),
             delete_topics: self.boolean("delete.topic.enable"),
             num_partitions: self.int("num.partitions"),
@@ -237,6 +237,25 @@ impl Values {
             Some("memory") => AckLevel::Memory,
             Some("written") => AckLevel::Written,
             _ => AckLevel::Durable,
+        }
+    }
+
+    fn http(&mut self) -> HttpConfig {
+        HttpConfig {
+            listener: self.http_listener(),
+            listener_is_default: !self.is_set("ringlog.http.listener"),
+            connections_max: self.count("ringlog.http.connections.max"),
+            request_bytes_max: self.count("ringlog.http.request.max.bytes"),
+            read_only: self.boolean("ringlog.http.read.only"),
+            hosts: self.list("ringlog.http.hosts"),
+            consumers_max: self.count("ringlog.http.consumers.max"),
+            consumer_idle_ms: self.unsigned("ringlog.http.consumer.idle.ms"),
+            metrics: MetricsConfig {
+                clients_max: self.count("ringlog.metrics.clients.max"),
+                groups_max: self.count("ringlog.metrics.groups.max"),
+                partitions_max: self.count("ringlog.metrics.partitions.max"),
+                topics_max: self.count("ringlog.metrics.topics.max"),
+            },
         }
     }
 

@@ -228,7 +228,7 @@ fn values_with_a_form_of_their_own() {
     let overrides = &config.sockets.max_connections_per_ip_overrides;
     assert_eq!((overrides.get("10.0.0.1"), overrides.get("::1")), (Some(&5), Some(&6)));
     assert_eq!(config.sockets.connections_max_idle_ms, None);
-    assert_eq!(config.http_listener.map(|listener| listener.address()).as_deref(), Some("127.0.0.1:8080"));
+    assert_eq!(config.http.listener.map(|listener| listener.address()).as_deref(), Some("127.0.0.1:8080"));
     assert_eq!(config.groups.offsets_retention_ms, 120_000);
 }
 

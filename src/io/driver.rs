@@ -11,7 +11,7 @@ use super::poll::{PollIo, PollOptions};
 use super::socket::SocketOptions;
 use super::uring::{UringIo, UringOptions};
 use super::wake::Waker;
-use super::{Completion, DirEntry, Handle, Io, Op, Token};
+use super::{Completion, DirEntry, Handle, Io, Op, Stats, Token};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DriverKind {
@@ -126,6 +126,10 @@ impl Io for Driver {
 
     fn wake(&mut self, peer: &Waker) {
         each!(self, io => io.wake(peer))
+    }
+
+    fn stats(&self) -> Stats {
+        each!(self, io => io.stats())
     }
 
     fn listen(&mut self, address: SocketAddr, shared: bool) -> io::Result<(Handle, SocketAddr)> {

@@ -221,6 +221,16 @@ pub struct DirEntry {
     pub len: u64,
 }
 
+/// What a driver has done since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Time in turns that waited for something to do.
+    pub waited_ns: u64,
+    /// Ops handed to the kernel, and the system calls of the turns.
+    pub submissions: u64,
+    pub system_calls: u64,
+}
+
 /// A driver. One a shard, used by its thread alone.
 pub trait Io {
     /// Wakes a sleeping [`Io::turn`] from another thread.
@@ -244,6 +254,11 @@ pub trait Io {
 
     /// Wakes the driver that `peer` belongs to, with this turn's submission.
     fn wake(&mut self, peer: &Self::Waker);
+
+    /// See [`Stats`]; zero where nobody counts.
+    fn stats(&self) -> Stats {
+        Stats::default()
+    }
 
     /// A listening socket on `address`; with `shared`, one of several on the same address (SO_REUSEPORT).
     fn listen(&mut self, address: SocketAddr, shared: bool) -> io::Result<(Handle, SocketAddr)>;

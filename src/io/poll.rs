@@ -31,7 +31,7 @@ use super::flights::{Flights, Key};
 use super::handles::Handles;
 use super::socket::SocketOptions;
 use super::wake::Waker;
-use super::{Completion, DirEntry, Errno, Handle, Io, Op, Payload, Token, file};
+use super::{Completion, DirEntry, Errno, Handle, Io, Op, Payload, Stats, Token, file};
 use receive::ReceiveBuffers;
 use sockets::{Sending, Sock};
 use workers::{Brought, Done, Job, Workers};
@@ -98,6 +98,7 @@ pub struct PollIo {
     waker: Waker,
     locks: Vec<File>,
     clock: Clock,
+    stats: Stats,
     options: PollOptions,
 }
 
@@ -123,6 +124,7 @@ impl PollIo {
             waker,
             locks: Vec::new(),
             clock: Clock::read(),
+            stats: Stats::default(),
             options,
         })
     }
@@ -197,6 +199,8 @@ impl PollIo {
         // Parked first, then looked once more: a job that ends in between sees that somebody sleeps.
         if !self.has_news() && now < wait_until_ns && self.waker.park() && !self.workers.has_done() {
             self.sleep(wait_until_ns - now);
+            self.stats.waited_ns += monotonic_ns().saturating_sub(now);
+            self.stats.system_calls += 1;
             self.take_events();
         }
         self.waker.unpark()
@@ -257,9 +261,14 @@ impl Io for PollIo {
     }
 
     fn submit(&mut self, op: Op, token: Token) {
+        self.stats.submissions += 1;
         if let Err((errno, payload)) = self.start(op, token) {
             self.complete(token, Err(errno), payload);
         }
+    }
+
+    fn stats(&self) -> Stats {
+        self.stats
     }
 
     fn turn(&mut self, wait_until_ns: u64, out: &mut Vec<Completion>) {

@@ -34,7 +34,7 @@ use super::flights::{Flights, Key};
 use super::handles::Handles;
 use super::socket::SocketOptions;
 use super::wake::Waker;
-use super::{Completion, DirEntry, Errno, Handle, Io, Op, Token, file};
+use super::{Completion, DirEntry, Errno, Handle, Io, Op, Stats, Token, file};
 use fixed::FixedBuffers;
 use flight::{Flight, Gathered, Pending};
 use receive::ReceiveRing;
@@ -108,6 +108,9 @@ pub struct UringIo {
     closing: bool,
     locks: Vec<File>,
     clock: Clock,
+    /// When the turn went to sleep, if it did.
+    parked_ns: u64,
+    waited_ns: u64,
     options: UringOptions,
     _one_thread: std::marker::PhantomData<*const ()>,
 }
@@ -148,6 +151,8 @@ impl UringIo {
             closing: false,
             locks: Vec::new(),
             clock: Clock::read(),
+            parked_ns: 0,
+            waited_ns: 0,
             options,
             _one_thread: std::marker::PhantomData,
         };
@@ -282,6 +287,9 @@ impl UringIo {
             }
             return self.waker.unpark();
         }
+        if self.parked_ns == 0 {
+            self.parked_ns = now;
+        }
         self.ring.enter(Some(wait_until_ns - now));
         self.waker.unpark()
     }
@@ -291,6 +299,7 @@ impl UringIo {
         if self.ring.wants_enter() {
             self.ring.enter(None);
         }
+        self.parked_ns = monotonic_ns();
         let until = wait_until_ns.min(monotonic_ns().saturating_add(self.options.spin_ns));
         loop {
             if self.ring.has_completions() || self.waker.is_notified() {
@@ -315,6 +324,10 @@ impl UringIo {
             let woken = self.enter(if self.ready.is_empty() { wait } else { 0 });
             self.drain();
             self.clock = Clock::read();
+            if self.parked_ns != 0 {
+                self.waited_ns += self.clock.now_ns.saturating_sub(self.parked_ns);
+                self.parked_ns = 0;
+            }
             if woken || !self.ready.is_empty() || self.clock.now_ns >= wait_until_ns {
                 return woken;
             }
@@ -395,6 +408,11 @@ impl Io for UringIo {
             .user_data(WAKE | number as u64);
         // SAFETY: the entry names no memory, and a descriptor that `peers` keeps open.
         unsafe { self.ring.push(entry) };
+    }
+
+    fn stats(&self) -> Stats {
+        let (submissions, system_calls) = self.ring.counts();
+        Stats { waited_ns: self.waited_ns, submissions, system_calls }
     }
 
     fn listen(&mut self, address: SocketAddr, shared: bool) -> io::Result<(Handle, SocketAddr)> {

@@ -22,6 +22,8 @@ const SEND_PARTS_MAX: usize = 256;
 
 pub struct Connection {
     pub socket: Handle,
+    /// Where its client's traffic is counted.
+    pub client: u32,
     pub peer: Peer,
     /// Whose share of the connections it is.
     pub ip: Option<IpAddr>,
@@ -48,7 +50,8 @@ pub struct Connection {
 
 struct Slot {
     sequence: u32,
-    produce: bool,
+    api_key: ApiKey,
+    began_ns: u64,
     state: State,
 }
 
@@ -81,6 +84,7 @@ impl Connection {
     ) -> Connection {
         Connection {
             socket,
+            client: 0,
             peer,
             ip,
             receiving: false,
@@ -128,24 +132,30 @@ impl Connection {
         }
         let produce =
             frame.first_chunk().is_some_and(|key| i16::from_be_bytes(*key) == ApiKey::Produce.code());
-        produce && self.slots.len() < self.in_flight_max && self.slots.iter().all(|slot| slot.produce)
+        produce
+            && self.slots.len() < self.in_flight_max
+            && self.slots.iter().all(|slot| slot.api_key == ApiKey::Produce)
     }
 
     /// Opens the place of the next request in the order of answers.
-    pub fn begin_request(&mut self, connection: u32, api_key: ApiKey) -> RequestId {
+    pub fn begin_request(&mut self, connection: u32, api_key: ApiKey, now_ns: u64) -> RequestId {
         let sequence = self.next_sequence;
         self.next_sequence = self.next_sequence.wrapping_add(1);
-        self.slots.push_back(Slot { sequence, produce: api_key == ApiKey::Produce, state: State::Waiting });
+        self.slots.push_back(Slot { sequence, api_key, began_ns: now_ns, state: State::Waiting });
         RequestId { connection, generation: self.generation, sequence }
     }
 
-    /// Puts an answer (or the lack of one) in its place; gives it back when nobody waits for it.
-    pub fn answer(&mut self, sequence: u32, response: Option<Response>) -> Result<(), Option<Response>> {
+    /// Puts an answer (or the lack of one) in its place; gives it back when nobody waits for it. What was asked, and when.
+    pub fn answer(
+        &mut self,
+        sequence: u32,
+        response: Option<Response>,
+    ) -> Result<(ApiKey, u64), Option<Response>> {
         let first = self.slots.front().map_or(sequence, |front| front.sequence);
         match self.slots.get_mut(sequence.wrapping_sub(first) as usize) {
             Some(slot) if matches!(slot.state, State::Waiting) => {
                 slot.state = response.map_or(State::Silent, State::Ready);
-                Ok(())
+                Ok((slot.api_key, slot.began_ns))
             }
             _ => Err(response),
         }
@@ -282,8 +292,8 @@ mod tests {
     #[test]
     fn answers_leave_in_request_order() {
         let mut connection = connection();
-        let first = connection.begin_request(0, ApiKey::Produce);
-        let second = connection.begin_request(0, ApiKey::Produce);
+        let first = connection.begin_request(0, ApiKey::Produce, 0);
+        let second = connection.begin_request(0, ApiKey::Produce, 0);
         assert!(connection.answer(second.sequence, response("two")).is_ok());
         assert!(connection.take_output().is_empty());
         assert!(connection.answer(first.sequence, response("one")).is_ok());
@@ -299,18 +309,18 @@ mod tests {
         let mut connection = connection();
         let (produce, fetch) = (frame(0), frame(1));
         assert!(matches!(connection.next(&fetch), Next::Frame { len: 2 }));
-        connection.begin_request(0, ApiKey::Produce);
+        connection.begin_request(0, ApiKey::Produce, 0);
         assert!(matches!(connection.next(&fetch), Next::Wait));
         assert!(matches!(connection.next(&produce), Next::Frame { .. }));
-        connection.begin_request(0, ApiKey::Produce);
+        connection.begin_request(0, ApiKey::Produce, 0);
         assert!(matches!(connection.next(&produce), Next::Wait), "the limit of requests in flight");
     }
 
     #[test]
     fn a_silent_request_holds_nobody_up() {
         let mut connection = connection();
-        let silent = connection.begin_request(0, ApiKey::Produce);
-        let loud = connection.begin_request(0, ApiKey::Produce);
+        let silent = connection.begin_request(0, ApiKey::Produce, 0);
+        let loud = connection.begin_request(0, ApiKey::Produce, 0);
         connection.answer(silent.sequence, None).unwrap();
         connection.answer(loud.sequence, response("x")).unwrap();
         assert_eq!(text(connection.take_output()), "x");

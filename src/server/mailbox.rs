@@ -65,6 +65,12 @@ impl<W: Clone> Mailbox<W> {
         self.inboxes.iter().any(|queue| !queue.is_empty())
     }
 
+    /// Pieces that wait here, and those that wait to leave.
+    pub fn depths(&self) -> (usize, usize) {
+        let inboxes = self.inboxes.iter().map(|queue| queue.len()).sum();
+        (inboxes, self.outboxes.iter().map(|outbox| outbox.waiting.len()).sum())
+    }
+
     pub fn send(&mut self, to: usize, mail: Mail) {
         self.outboxes[to].waiting.push_back(mail);
     }

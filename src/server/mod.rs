@@ -4,8 +4,10 @@
 //! logs and its listeners; when all are ready the addresses are reported. Stop: each shard flushes its logs; the process
 //! ends when all have.
 
+pub mod clients;
 pub mod connection;
 pub mod connection_quota;
+pub mod local;
 pub mod mailbox;
 pub mod shard;
 pub mod token;
@@ -30,6 +32,7 @@ use crate::storage::{self, CleanerOptions, Storage, StorageOptions};
 
 use connection::Limits;
 use connection_quota::ConnectionQuota;
+use local::Door;
 use mailbox::{Mailbox, PostOffice};
 use shard::{Shard, ShardLimits};
 
@@ -68,10 +71,17 @@ pub struct Server {
     config: Arc<BrokerConfig>,
     driver: DriverKind,
     addresses: Vec<SocketAddr>,
-    metrics: Vec<Arc<ShardMetrics>>,
+    shards: Vec<ShardLink>,
     wakers: Vec<Waker>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Result<(), ServeError>>>,
+}
+
+/// What the control thread has of a shard.
+#[derive(Clone)]
+pub struct ShardLink {
+    pub metrics: Arc<ShardMetrics>,
+    pub door: Door,
 }
 
 /// What all shards share of the start.
@@ -101,7 +111,7 @@ struct Recovered {
 struct Ready {
     shard: usize,
     waker: Waker,
-    metrics: Arc<ShardMetrics>,
+    link: ShardLink,
 }
 
 /// Where a shard finds the state of the data directories, or tells it.
@@ -157,14 +167,14 @@ impl Server {
         }
         drop(reports);
         let mut wakers: Vec<Option<Waker>> = vec![None; shards];
-        let mut metrics: Vec<Arc<ShardMetrics>> = vec![Arc::default(); shards];
+        let mut links: Vec<Option<ShardLink>> = vec![None; shards];
         for _ in 0..shards {
             let Ok(ready) = inbox.recv() else {
                 drop(wakers_to);
                 return Err(failure(threads));
             };
             wakers[ready.shard] = Some(ready.waker);
-            metrics[ready.shard] = ready.metrics;
+            links[ready.shard] = Some(ready.link);
         }
         let wakers: Vec<Waker> = wakers.into_iter().flatten().collect();
         for to in wakers_to {
@@ -175,7 +185,7 @@ impl Server {
             config: plan.config.clone(),
             driver: plan.driver,
             addresses: recovered.addresses,
-            metrics,
+            shards: links.into_iter().flatten().collect(),
             wakers,
             stop: plan.stop.clone(),
             threads,
@@ -187,8 +197,13 @@ impl Server {
         &self.addresses
     }
 
-    pub fn metrics(&self) -> &[Arc<ShardMetrics>] {
-        &self.metrics
+    pub fn shards(&self) -> &[ShardLink] {
+        &self.shards
+    }
+
+    /// As it was at the start.
+    pub fn config(&self) -> &Arc<BrokerConfig> {
+        &self.config
     }
 
     /// What the shards run on.
@@ -325,7 +340,12 @@ fn run_shard(
         tracing::warn!(shard, core = plan.cores[shard], "the shard could not be pinned");
     }
     let mut shard_loop = open_shard(plan, shard, mail, given)?;
-    let ready = Ready { shard, waker: shard_loop.io.waker(), metrics: shard_loop.broker.metrics().clone() };
+    let waker = shard_loop.io.waker();
+    let wake = waker.clone();
+    let (door, calls) = local::door(move || wake.wake());
+    shard_loop.set_calls(calls);
+    let link = ShardLink { metrics: shard_loop.broker.metrics().clone(), door };
+    let ready = Ready { shard, waker, link };
     if reports.send(ready).is_err() {
         return Ok(());
     }

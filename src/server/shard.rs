@@ -3,17 +3,21 @@
 //! [`Shard::turn`] is the only entry: submit and take completions, take mail, run what is due, answer. Nothing in it
 //! blocks but the driver's wait for the next event. Threads (`server::run`) and the simulation call it in a loop.
 
+mod calls; // what the control thread asks
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use slab::Slab;
 
+use super::clients::Clients;
 use super::connection::{Connection, Limits, Next};
 use super::connection_quota::{ConnectionQuota, Full};
+use super::local::{self, Calls};
 use super::mailbox::Mailbox;
 use super::token::{Kind, Owner, Token};
 use crate::broker::Broker;
-use crate::broker::request::{Peer, Reply, Request, RequestId, Response};
+use crate::broker::request::{Head, Peer, Reply, Request, RequestId, Response};
 use crate::io::buffer::Received;
 use crate::io::{Completion, Errno, Handle, Io, Op, Payload};
 use crate::metrics::ShardMetrics;
@@ -56,6 +60,10 @@ pub struct Shard<I: Io> {
     done: Vec<(RequestId, Option<Response>)>,
     stopping: bool,
     listeners_open: usize,
+    /// What the control thread asks.
+    calls: Option<Calls>,
+    clients: Clients,
+    waited_ns: u64,
 }
 
 impl<I: Io> Shard<I> {
@@ -82,6 +90,9 @@ impl<I: Io> Shard<I> {
             completions: Vec::new(),
             done: Vec::new(),
             stopping: false,
+            calls: None,
+            clients: Clients::default(),
+            waited_ns: 0,
         };
         for index in 0..shard.listeners.len() {
             shard.accept(index as u32);
@@ -93,15 +104,16 @@ impl<I: Io> Shard<I> {
     pub fn turn(&mut self, wait_until_ns: u64) {
         let wait = if self.has_work() { 0 } else { wait_until_ns.min(self.broker.next_deadline_ns()) };
         let mut completions = std::mem::take(&mut self.completions);
+        let before_ns = self.io.now();
         self.io.turn(wait, &mut completions);
-        self.metrics().turns.add(1);
-        self.metrics().completions.add(completions.len() as u64);
+        self.count_turn(before_ns, completions.len());
         for completion in completions.drain(..) {
             self.complete(completion);
         }
         self.completions = completions;
         // After the wait, so that what mail asks for is submitted with this turn and not with the next event.
         self.take_mail();
+        self.take_calls();
         self.close_idle();
         self.close_slow_reader();
         self.broker.end_turn(&mut self.io);
@@ -140,6 +152,11 @@ impl<I: Io> Shard<I> {
         self.mail.set_waker(peer, waker);
     }
 
+    /// Opens the way for the control thread.
+    pub fn set_calls(&mut self, calls: Calls) {
+        self.calls = Some(calls);
+    }
+
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
@@ -149,7 +166,10 @@ impl<I: Io> Shard<I> {
     }
 
     fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || self.mail.has_mail() || self.broker.has_work()
+        !self.dirty.is_empty()
+            || self.mail.has_mail()
+            || self.broker.has_work()
+            || self.calls.as_ref().is_some_and(|calls| !calls.is_empty())
     }
 
     fn take_mail(&mut self) {
@@ -329,9 +349,13 @@ impl<I: Io> Shard<I> {
             Ok(header) => header,
             Err(error) => return self.begin_close(index, &error.to_string()),
         };
+        let now_ns = self.io.now();
         let connection = &mut self.connections[index as usize];
-        let id = connection.begin_request(index, header.api_key);
-        let head = crate::broker::request::Head {
+        connection.client =
+            self.clients.received(connection.client, header.client_id, frame.len() + LENGTH_BYTES, now_ns);
+        self.broker.metrics().api(header.api_key.code()).request_bytes.add(frame.len() as u64);
+        let id = connection.begin_request(index, header.api_key, now_ns);
+        let head = Head {
             id,
             api_key: header.api_key,
             version: header.version,
@@ -359,13 +383,28 @@ impl<I: Io> Shard<I> {
 
     fn answer(&mut self, id: RequestId, response: Option<Response>) {
         tracing::trace!(id.connection, id.sequence, "answer");
+        let bytes = response.as_ref().map_or(0, Response::len);
+        if id.connection == local::CONNECTION {
+            // The control thread copies it at once.
+            self.broker.release_reply(response.as_ref().map_or(0, |response| response.held_bytes));
+            if let Some(calls) = &mut self.calls {
+                calls.answer(id, response);
+            }
+            return;
+        }
         let connection = self.connections.get_mut(id.connection as usize);
-        let unwanted = match connection.filter(|connection| connection.generation() == id.generation) {
-            Some(connection) => connection.answer(id.sequence, response),
-            None => Err(response),
+        let Some(connection) = connection.filter(|connection| connection.generation() == id.generation)
+        else {
+            return self.broker.release_reply(response.map_or(0, |response| response.held_bytes));
         };
-        match unwanted {
-            Ok(()) => self.dirty.push(id.connection),
+        match connection.answer(id.sequence, response) {
+            Ok((api_key, began_ns)) => {
+                self.clients.sent(connection.client, bytes);
+                let api = self.broker.metrics().api(api_key.code());
+                api.response_bytes.add(bytes as u64);
+                api.time.record(self.io.now().saturating_sub(began_ns));
+                self.dirty.push(id.connection);
+            }
             Err(response) => self.broker.release_reply(response.map_or(0, |response| response.held_bytes)),
         }
     }

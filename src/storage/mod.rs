@@ -30,6 +30,7 @@ pub mod journal; // what every append goes through; its format
 mod load; // a log from its files
 mod log; // one log's offsets, segments and tail
 mod lookup; // by timestamp
+mod observe; // what metrics and health show
 mod producers; // what a batch changes in the producer state
 mod read; // tail, memory, disk
 mod recovery; // start-up: a clean state, whatever came before
@@ -71,6 +72,7 @@ fn suffixed_path(
     }
 }
 
+pub use observe::{DirState, LogState};
 pub use recovery::{Topics, lock_dirs, mark_clean, recover};
 pub use store::Storage;
 pub use types::*;

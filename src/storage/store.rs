@@ -12,6 +12,7 @@ use super::jobs::{Finished, Jobs, Step, sync_dir};
 use super::journal::{Journal, Touch};
 use super::load::{LoadOptions, LoadedLog, load};
 use super::log::{Log, Place, TailRun};
+use super::observe::JournalClock;
 use super::producer_state::{AppendOrigin, ProducerState, ProducerStateConfig};
 use super::producers;
 use super::read::Reads;
@@ -77,6 +78,7 @@ pub(super) struct Dir {
     pub online: bool,
     pub journal: Journal,
     pub journal_path: PathBuf,
+    pub clock: JournalClock,
     /// The last journal file being freed, and the logs that must be synced first.
     pub reclaim: Option<super::flush::Reclaim>,
     /// Log start offsets, and where compaction had come to, as of the start.
@@ -250,6 +252,7 @@ impl Storage {
             online,
             journal,
             journal_path,
+            clock: JournalClock::default(),
             reclaim: None,
             start_offsets,
             cleaned_offsets,
@@ -308,11 +311,6 @@ impl Storage {
             log.cleaned_offset = cleaned_offset;
         }
         Ok(log)
-    }
-
-    /// The budget of its buffers.
-    pub fn memory_bytes(&self) -> usize {
-        self.options.pool.max_bytes()
     }
 
     pub(super) fn producer_config(&self) -> ProducerStateConfig {
@@ -559,10 +557,13 @@ impl Storage {
             home.journal.seal();
         }
         while let Some(write) = home.journal.next_write() {
+            home.clock.write_began(write.sequence, io.now(), write.sync);
+            self.options.metrics.journal_bytes.add(write.data.len() as u64);
             let op = Op::Write { file: write.file, offset: write.offset, data: write.data, sync: write.sync };
             io.submit(op, token(KIND_JOURNAL_WRITE, dir, write.sequence));
         }
         for file in home.journal.next_sync().unwrap_or_default() {
+            home.clock.sync_began(io.now());
             io.submit(Op::Sync { file, data_only: true }, token(KIND_JOURNAL_SYNC, dir, 0));
         }
         if home.journal.wants_file() && matches!(self.stop, StopPhase::Running | StopPhase::Draining) {
@@ -580,10 +581,16 @@ impl Storage {
         let token = completion.token.0;
         let (kind, dir, number) = (token >> 48 & 0xff, (token >> 32 & 0xffff) as usize, token & 0xffff_ffff);
         match kind {
-            KIND_JOB => self.jobs.complete(io, number as usize, completion),
+            KIND_JOB => {
+                self.count_job(&completion);
+                self.jobs.complete(io, number as usize, completion);
+            }
             KIND_JOURNAL_WRITE => self.journal_written(io, dir, number, completion.result),
             KIND_JOURNAL_SYNC => match completion.result {
-                Ok(_) => self.dirs[dir].journal.file_synced(),
+                Ok(_) => {
+                    self.dirs[dir].clock.sync_ended(io.now(), &self.options.metrics);
+                    self.dirs[dir].journal.file_synced();
+                }
                 Err(error) => self.fail_dir(io, dir, format!("sync of the journal: {error}")),
             },
             _ => {}
@@ -598,6 +605,7 @@ impl Storage {
 
     fn journal_written(&mut self, io: &mut impl Io, dir: usize, number: u64, result: Result<usize, Errno>) {
         let home = &mut self.dirs[dir];
+        home.clock.write_ended(number, io.now(), &self.options.metrics);
         match result {
             Ok(_) => home.journal.written(number, true),
             Err(Errno::NO_SPACE) => {

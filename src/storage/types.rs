@@ -6,6 +6,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::io::buffer::BufferPool;
+use crate::metrics::ShardMetrics;
 use crate::protocol::Uuid;
 
 /// The top byte of the tokens of storage's operations; the server routes completions by it.
@@ -133,6 +134,8 @@ pub struct StorageOptions {
     /// Open segment and index files.
     pub open_files_max: usize,
     pub cleaner: CleanerOptions,
+    /// The shard's, which storage adds to.
+    pub metrics: Arc<ShardMetrics>,
 }
 
 /// How logs are compacted; `log.cleaner.*`.
@@ -175,6 +178,7 @@ impl StorageOptions {
             producer_ids_max: 100_000,
             open_files_max: 1024,
             cleaner: CleanerOptions::default(),
+            metrics: Arc::default(),
         }
     }
 }

@@ -209,6 +209,12 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
         Err(ReadError::Offline | ReadError::Storage) => answer.error = ErrorCode::KafkaStorageError,
         Err(ReadError::UnknownLog) => answer.error = ErrorCode::UnknownTopicOrPartition,
     }
+    // What is read again when more has come is counted then.
+    if read.watch.is_none_or(|watch| answer.bytes >= watch.min_bytes) {
+        partition.traffic.bytes_out += answer.bytes as u64;
+        partition.traffic.fetches += 1;
+    }
+    partition.traffic.failed_fetches += u64::from(answer.error.is_error());
     if let Some(watch) = read.watch
         && answer.bytes < watch.min_bytes
         && !answer.error.is_error()

@@ -151,7 +151,10 @@ fn validate_and_append(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) ->
         &mut broker.decompressor,
     ) {
         Ok(validated) => validated,
-        Err(rejection) => return Some(rejected(partition, &broker.storage, rejection)),
+        Err(rejection) => {
+            partition.traffic.failed_produces += 1;
+            return Some(rejected(partition, &broker.storage, rejection));
+        }
     };
     append(broker, io, task, &rules, &validated)
 }
@@ -190,12 +193,19 @@ fn append(
     };
     match broker.storage.append(io, partition.log, batch, options) {
         Ok(appended) => {
-            broker.metrics.records_produced.add(validated.header.records_count.max(0) as u64);
+            let records = validated.header.records_count.max(0) as u64;
+            broker.metrics.records_produced.add(records);
             broker.metrics.bytes_produced.add(batch.len() as u64);
+            partition.traffic.records_in += records;
+            partition.traffic.bytes_in += batch.len() as u64;
+            partition.traffic.produces += 1;
             acknowledge(broker, &task, appended, level, rules, validated)
         }
         Err(AppendError::Busy) => broker.stall(task),
-        Err(error) => Some(Answer::Error(append_error(error))),
+        Err(error) => {
+            partition.traffic.failed_produces += 1;
+            Some(Answer::Error(append_error(error)))
+        }
     }
 }
 

@@ -71,6 +71,8 @@ pub(super) struct Ring {
     missing: Vec<&'static str>,
     /// Entries that found the queue full even after a submission; in order, before all later ones.
     backlog: VecDeque<squeue::Entry>,
+    submissions: u64,
+    system_calls: u64,
 }
 
 /// Set-up flags, best first; an old kernel answers EINVAL to what it does not know.
@@ -153,12 +155,17 @@ impl Ring {
             // Of the same release (6.0), and not to be probed by itself.
             missing.push("multishot receive");
         }
-        Ok(Ring { uring, features, missing, backlog: VecDeque::new() })
+        Ok(Ring { uring, features, missing, backlog: VecDeque::new(), submissions: 0, system_calls: 0 })
     }
 
     /// The ops that nothing can stand in for.
     pub fn missing(&self) -> Vec<&'static str> {
         self.missing.clone()
+    }
+
+    /// Entries queued and system calls made so far.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.submissions, self.system_calls)
     }
 
     pub fn uring(&self) -> &IoUring {
@@ -184,6 +191,7 @@ impl Ring {
     /// The memory that `entry` names stays valid, and unused by others where the kernel writes it, until the last
     /// completion of its `user_data` has been drained.
     pub unsafe fn push(&mut self, entry: squeue::Entry) {
+        self.submissions += 1;
         if self.backlog.is_empty() {
             if self.try_push(&entry) {
                 return;
@@ -245,6 +253,7 @@ impl Ring {
             }
         }
         let wanted = u32::from(wait_ns.is_some());
+        self.system_calls += 1;
         // SAFETY: needed to choose the flags: the safe call leaves GETEVENTS out when nothing is wanted, without which
         // deferred work does not run. EXT_ARG announces a `getevents` structure, which `args` is, with its size; it and
         // the time it points to live until the call returns.

@@ -1,0 +1,177 @@
+//! The control thread: HTTP with metrics, health, REST and the web page, beside the data path and never on it.
+//!
+//! It runs on the one tokio thread that `cli::serve` also waits for signals on. The listener is open before the broker
+//! has recovered, so that health can say "starting"; [`Control::begin`] hands it the running broker. Invariants: every
+//! wait has a limit, every table a bound; a request reaches the shards only as a client's would (`cluster`), so nothing
+//! asked over HTTP can do what a client could not.
+
+pub mod cluster; // the broker, as it is asked from here
+mod error; // errors as JSON
+mod guard; // who may call: hosts, origins, content types
+mod health;
+mod http; // connections: limits and slow clients
+mod prometheus;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::config::{BrokerConfig, HttpConfig};
+use crate::server::{ServeError, Server};
+use cluster::Cluster;
+use cluster::observer::Observer;
+use error::ApiError;
+
+/// The HTTP side of a broker.
+pub struct Control {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    site: Arc<Site>,
+}
+
+/// What every handler sees.
+pub struct Site {
+    config: HttpConfig,
+    /// All interfaces were asked for, so any name may be ours.
+    wildcard: bool,
+    /// There once the broker serves.
+    running: OnceLock<Running>,
+}
+
+struct Running {
+    cluster: Arc<Cluster>,
+    observer: Arc<Observer>,
+}
+
+impl Control {
+    /// Opens the listener. `Ok(None)`: none is wanted, or the default one is taken by someone else.
+    pub fn open(config: &BrokerConfig) -> Result<Option<Control>, ServeError> {
+        let http = config.http.clone();
+        let Some(endpoint) = http.listener.clone() else { return Ok(None) };
+        let host = match endpoint.host.as_str() {
+            "" => "::",
+            host => host,
+        };
+        match std::net::TcpListener::bind((host, endpoint.port)) {
+            Ok(listener) => Control::on(listener, http, endpoint.is_wildcard()).map(Some),
+            Err(error) if http.listener_is_default => {
+                tracing::warn!(
+                    "no HTTP: {} is not free ({error}); set ringlog.http.listener to http://HOST:PORT for another place, \
+                     or to nothing for none",
+                    endpoint.address()
+                );
+                Ok(None)
+            }
+            Err(error) => Err(ServeError::Listen(format!(
+                "ringlog.http.listener: {}: {error}; set it to another http://HOST:PORT, or to nothing for no HTTP",
+                endpoint.address()
+            ))),
+        }
+    }
+
+    fn on(
+        listener: std::net::TcpListener,
+        config: HttpConfig,
+        wildcard: bool,
+    ) -> Result<Control, ServeError> {
+        let failed = |error: std::io::Error| ServeError::Listen(format!("ringlog.http.listener: {error}"));
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let site = Site { config, wildcard, running: OnceLock::new() };
+        Ok(Control { listener, address, site: Arc::new(site) })
+    }
+
+    /// What a browser on this machine calls.
+    pub fn url(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        format!("http://{address}")
+    }
+
+    /// Serves, on the runtime that this is called on; the broker follows with the answer's [`Site::begin`].
+    pub fn serve(self) -> Result<Arc<Site>, ServeError> {
+        let listener = tokio::net::TcpListener::from_std(self.listener)
+            .map_err(|error| ServeError::Listen(format!("ringlog.http.listener: {error}")))?;
+        let site = self.site;
+        tokio::spawn(http::serve(listener, router(site.clone()), site.config.connections_max));
+        Ok(site)
+    }
+}
+
+impl Site {
+    /// The broker serves from now on.
+    pub fn begin(&self, server: &Server) {
+        let cluster = Arc::new(Cluster::new(server.shards().to_vec(), server.config().clone()));
+        let observer = Arc::new(Observer::new(cluster.clone()));
+        tokio::spawn(observer.clone().run());
+        // Called once; a second broker there is not.
+        let _ = self.running.set(Running { cluster, observer });
+    }
+
+    fn running(&self) -> Result<&Running, ApiError> {
+        self.running.get().ok_or_else(ApiError::starting)
+    }
+
+    /// Whether the name in a request's Host header is one of ours. A page of someone else's whose name was made to point here
+    /// must not be taken for ours (DNS rebinding).
+    fn knows_host(&self, host: &str) -> bool {
+        let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((address, _)) => return address.parse::<Ipv6Addr>().is_ok(),
+            None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+        };
+        self.wildcard
+            || name.parse::<Ipv4Addr>().is_ok()
+            || name.eq_ignore_ascii_case("localhost")
+            || self.config.listener.as_ref().is_some_and(|own| own.host.eq_ignore_ascii_case(name))
+            || self.config.hosts.iter().any(|known| known == "*" || known.eq_ignore_ascii_case(name))
+    }
+}
+
+fn router(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .fallback(async || ApiError::not_found())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .layer(axum::middleware::from_fn_with_state(site.clone(), guard::check))
+        .with_state(site)
+}
+
+async fn metrics(State(site): State<Arc<Site>>) -> Result<Response, ApiError> {
+    let running = site.running()?;
+    let page = prometheus::page(&running.cluster, &running.observer).await?;
+    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE), (CACHE_CONTROL, "no-store")], page).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(hosts: &[&str], wildcard: bool) -> Site {
+        let config = BrokerConfig::default().http;
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let config = HttpConfig { hosts, ..config };
+        Site { config, wildcard, running: OnceLock::new() }
+    }
+
+    #[test]
+    fn a_strangers_name_is_not_ours() {
+        let ours = site(&["ringlog.example"], false);
+        for host in ["localhost", "LOCALHOST:9000", "127.0.0.1:9000", "[::1]:9000", "ringlog.example:80"] {
+            assert!(ours.knows_host(host), "{host}");
+        }
+        for host in ["evil.example", "evil.example:9000", "", "localhost.evil.example", "[evil]:1"] {
+            assert!(!ours.knows_host(host), "{host}");
+        }
+        assert!(site(&["*"], false).knows_host("x"));
+        assert!(site(&[], true).knows_host("ringlog-0.ringlog"));
+    }
+}

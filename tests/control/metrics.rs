@@ -1,0 +1,249 @@
+//! Metrics: the values, the names that dashboards and rules use, and the judgement of Prometheus itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::broker::{Broker, Reply};
+
+/// Samples by name and labels as they stand on the page.
+fn samples(page: &str) -> BTreeMap<String, f64> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            line.rsplit_once(' ').map(|(name, value)| (name.to_owned(), value.parse().unwrap())).unwrap()
+        })
+        .collect()
+}
+
+fn used() -> Broker {
+    let broker = Broker::start();
+    broker.run(&["topic", "create", "orders", "--partitions", "3"], "");
+    let input: String = (0..100).map(|n| format!("k{n}:value {n}\n")).collect();
+    broker.run(&["produce", "orders", "--key-separator", ":", "--acks", "all"], &input);
+    broker.run(
+        &["consume", "orders", "--group", "billing", "--from", "beginning", "--max-messages", "100"],
+        "",
+    );
+    broker.run(&["produce", "orders", "--key-separator", ":"], "a:1\nb:2\nc:3\n");
+    broker
+}
+
+#[test]
+fn the_page_tells_what_happened() {
+    let broker = used();
+    let page = broker.get("/metrics");
+    assert_eq!(page.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let found = samples(&page.body);
+    let value =
+        |name: &str| *found.get(name).unwrap_or_else(|| panic!("no {name} on the page:\n{}", page.body));
+    let sum = |prefix: &str| -> f64 {
+        found.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
+    };
+    assert_eq!(value("kafka_server_brokertopicmetrics_messagesin_total{topic=\"orders\"}"), 103.0);
+    assert!(value("kafka_server_brokertopicmetrics_messagesin_total") >= 103.0);
+    assert!(value("kafka_server_brokertopicmetrics_bytesin_total{topic=\"orders\"}") > 1000.0);
+    assert!(value("kafka_server_brokertopicmetrics_bytesout_total{topic=\"orders\"}") > 1000.0);
+    assert!(value("kafka_network_requestmetrics_requests_total{request=\"Produce\"}") >= 2.0);
+    assert!(value("kafka_network_requestmetrics_totaltimems{request=\"Produce\",quantile=\"0.99\"}") > 0.0);
+    assert_eq!(sum("kafka_log_log_logendoffset{topic=\"orders\""), 103.0);
+    assert_eq!(sum("kafka_topic_partition_current_offset{topic=\"orders\""), 103.0);
+    assert_eq!(value("kafka_topic_partitions{topic=\"orders\"}"), 3.0);
+    assert_eq!(value("kafka_consumergroup_lag_sum{consumergroup=\"billing\",topic=\"orders\"}"), 3.0);
+    assert_eq!(sum("kafka_consumergroup_lag{consumergroup=\"billing\",topic=\"orders\""), 3.0);
+    assert_eq!(value("kafka_consumergroup_members{consumergroup=\"billing\"}"), 0.0);
+    assert_eq!(value("kafka_server_replicamanager_offlinereplicacount"), 0.0);
+    assert_eq!(value("kafka_coordinator_group_groupmetadatamanager_numgroups"), 1.0);
+    assert!(value("ringlog_client_requests_total{client_id=\"ringlog-cli\"}") > 5.0);
+    assert!(sum("ringlog_journal_durable_write_seconds_count") > 0.0, "acks=all was durable");
+    assert!(sum("ringlog_turns_total") > 0.0 && sum("ringlog_ring_completions_total") > 0.0);
+    assert!(sum("ringlog_busy_seconds_total") > 0.0 && sum("ringlog_waiting_seconds_total") > 0.0);
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    for (name, value) in &found {
+        assert!(value.is_finite() && *value >= 0.0 || name.contains("last"), "{name} {value}");
+    }
+}
+
+#[test]
+fn what_is_too_much_is_in_the_totals_alone() {
+    let broker = Broker::with(&[
+        "ringlog.metrics.topics.max=2",
+        "ringlog.metrics.partitions.max=3",
+        "ringlog.metrics.clients.max=0",
+    ]);
+    for topic in ["a", "b", "c", "d"] {
+        broker.run(&["topic", "create", topic, "--partitions", "2"], "");
+        broker.run(&["produce", topic], "x\n");
+    }
+    let page = broker.get("/metrics");
+    let found = samples(&page.body);
+    let count = |prefix: &str| found.keys().filter(|name| name.starts_with(prefix)).count();
+    assert_eq!(found["kafka_server_brokertopicmetrics_messagesin_total"], 4.0);
+    assert_eq!(count("kafka_server_brokertopicmetrics_messagesin_total{"), 2);
+    assert_eq!(count("kafka_log_log_size{"), 3);
+    assert_eq!(count("ringlog_client_requests_total"), 0);
+    assert_eq!(found["ringlog_metrics_left_out{what=\"topic\"}"], 2.0);
+    assert_eq!(found["ringlog_metrics_left_out{what=\"partition\"}"], 5.0);
+}
+
+#[test]
+fn the_dashboard_and_the_rules_use_only_what_is_on_the_page() {
+    let broker = used();
+    let page = broker.get("/metrics").body;
+    let known: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .map(|line| line.split(' ').next().unwrap())
+        .collect();
+    let mut used = 0;
+    for expression in expressions() {
+        for word in expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if !["kafka_", "ringlog_", "process_"].iter().any(|prefix| word.starts_with(prefix)) {
+                continue;
+            }
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| word.strip_suffix(suffix));
+            assert!(
+                known.contains(word) || family.is_some_and(|f| known.contains(f)),
+                "{word} is not on the page"
+            );
+            used += 1;
+        }
+    }
+    assert!(used > 40, "{used}");
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("metrics")
+}
+
+/// All that the dashboard and the rules ask.
+fn expressions() -> Vec<String> {
+    let text = std::fs::read_to_string(folder().join("grafana-dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let mut found: Vec<String> = Vec::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            found.push(target["expr"].as_str().unwrap().to_owned());
+        }
+    }
+    let rules = std::fs::read_to_string(folder().join("alerts.yml")).unwrap();
+    let of_rules = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
+    found.extend(of_rules.map(str::to_owned));
+    assert!(found.len() > 30);
+    found
+}
+
+/// Whether Debian's `prometheus` is there; `tests/run` installs it.
+fn has_prometheus() -> bool {
+    let there =
+        Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let there = there.is_ok_and(|status| status.success());
+    if !there {
+        eprintln!("skipped: promtool is not installed");
+    }
+    there
+}
+
+#[test]
+fn promtool_takes_the_page_and_the_rules() {
+    if !has_prometheus() {
+        return;
+    }
+    let page = used().get("/metrics").body;
+    let mut child = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    // It finds fault with the style of names that are not ours but the exporters'.
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let of_kafka = |line: &str| {
+        line.starts_with("kafka_") && (line.contains("camelCase") || line.contains("should not have \"_"))
+    };
+    assert!(said.lines().all(of_kafka), "{said}");
+    for args in [
+        vec!["check", "rules", "alerts.yml"],
+        vec!["test", "rules", "alerts_test.yml"],
+        vec!["check", "config", "prometheus.yml"],
+    ] {
+        let output = Command::new("promtool").args(&args).current_dir(folder()).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+    }
+}
+
+struct Prometheus(Child);
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_real_prometheus_scrapes_and_answers_every_expression() {
+    if !has_prometheus() {
+        return;
+    }
+    let broker = used();
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!(
+        "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [\"{}\"]\nscrape_configs:\n  - job_name: ringlog\n    \
+         static_configs: [{{ targets: [\"{}\"] }}]\n",
+        folder().join("alerts.yml").display(),
+        broker.http
+    );
+    std::fs::write(dir.path().join("prometheus.yml"), config).unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let child = Command::new("prometheus")
+        .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", dir.path().join("tsdb").display()))
+        .arg(format!("--web.listen-address={free}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _prometheus = Prometheus(child);
+    let ask = |expression: &str| -> Option<Value> {
+        let mut stream = std::net::TcpStream::connect(free).ok()?;
+        let path = format!("/api/v1/query?query={}", percent(expression));
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+        Some(Reply::read(&mut stream).json())
+    };
+    let up = |answer: &Value| answer["data"]["result"][0]["value"][1] == "1";
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !ask("up{job=\"ringlog\"}").as_ref().is_some_and(up) {
+        assert!(Instant::now() < deadline, "it was not scraped");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let lag = ask("sum(kafka_consumergroup_lag{consumergroup=\"billing\"})").unwrap();
+    assert_eq!(lag["data"]["result"][0]["value"][1], "3");
+    for expression in expressions() {
+        let expression = expression.replace("$__rate_interval", "1m").replace("$instance", ".*");
+        let answer = ask(&expression).unwrap();
+        assert_eq!(answer["status"], "success", "{expression}: {answer}");
+    }
+}
+
+fn percent(text: &str) -> String {
+    text.bytes()
+        .map(
+            |byte| {
+                if byte.is_ascii_alphanumeric() {
+                    char::from(byte).to_string()
+                } else {
+                    format!("%{byte:02X}")
+                }
+            },
+        )
+        .collect()
+}
