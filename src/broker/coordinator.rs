@@ -296,7 +296,7 @@ impl Broker {
         let range = ReadRange { offset: next, max_bytes: LOAD_STEP_BYTES, at_least_one: true, end_offset };
         match self.storage.read(io, log, range, &mut slices) {
             Ok(ReadOutcome::Pending) | Err(ReadError::NoMemory) => return Load::Wait,
-            Ok(ReadOutcome::Done { bytes: 0 }) => return Load::End,
+            Ok(ReadOutcome::Done { bytes: 0, .. }) => return Load::End,
             Ok(ReadOutcome::Done { .. }) => {}
             Err(error) => {
                 // Serving what was read so far would hand out what is old: the coordinator stays unavailable.

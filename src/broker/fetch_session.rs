@@ -45,6 +45,8 @@ pub struct SessionFetch {
     pub parts: Vec<(FetchKey, FetchPartition)>,
     pub min_bytes: usize,
     pub max_bytes: usize,
+    /// Nothing of open transactions, and what to skip of aborted ones.
+    pub read_committed: bool,
     pub max_wait_until_ns: u64,
     pub parked: bool,
     /// A watched partition moved while the parts were being read.

@@ -12,6 +12,7 @@ use crate::io::buffer::Slice;
 use crate::metadata::ClusterImage;
 use crate::protocol::ErrorCode;
 use crate::protocol::Uuid;
+use crate::storage::transaction_index::AbortedTxn;
 
 pub enum Mail {
     Tasks(Vec<Task<'static>>),
@@ -87,6 +88,7 @@ pub enum Query<'a> {
     ListOffset {
         timestamp: i64,
         current_leader_epoch: i32,
+        read_committed: bool,
     },
     EpochEnd {
         current_leader_epoch: i32,
@@ -116,6 +118,7 @@ pub struct Read {
     pub max_bytes: usize,
     pub current_leader_epoch: i32,
     pub last_fetched_epoch: i32,
+    pub read_committed: bool,
     /// Tell the gather when the partition moves, should this read find fewer bytes than the fetch wants.
     pub watch: Option<Watch>,
 }
@@ -183,6 +186,8 @@ pub struct ReadAnswer {
     pub high_watermark: i64,
     pub last_stable_offset: i64,
     pub log_start_offset: i64,
+    /// For readers of committed data: the aborted transactions that have a part in the records.
+    pub aborted: Option<Vec<AbortedTxn>>,
     /// Epoch and end offset where the reader's log parts from ours.
     pub diverging: Option<(i32, i64)>,
     pub leader_epoch: i32,
@@ -197,6 +202,7 @@ impl ReadAnswer {
             high_watermark: -1,
             last_stable_offset: -1,
             log_start_offset: -1,
+            aborted: None,
             diverging: None,
             leader_epoch: -1,
         }
@@ -214,8 +220,8 @@ impl Task<'_> {
                 transactional_id: produce.transactional_id,
             }),
             Query::Read(read) => Query::Read(read),
-            Query::ListOffset { timestamp, current_leader_epoch } => {
-                Query::ListOffset { timestamp, current_leader_epoch }
+            Query::ListOffset { timestamp, current_leader_epoch, read_committed } => {
+                Query::ListOffset { timestamp, current_leader_epoch, read_committed }
             }
             Query::EpochEnd { current_leader_epoch, leader_epoch } => {
                 Query::EpochEnd { current_leader_epoch, leader_epoch }

@@ -16,7 +16,7 @@ use super::jobs::{FileKey, JobError, Step, replace_file, sync_dir};
 use super::leader_epoch::LEADER_EPOCH_FILE;
 use super::log::Log;
 use super::names::{FileKind, FileName};
-use super::segment::{OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
+use super::segment::{ABORTED_ENTRY_BYTES, IndexEntries, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
 use super::store::{End, Storage};
 use super::types::LogId;
 use crate::io::buffer::{AlignedBuf, Slice};
@@ -32,6 +32,9 @@ const PINNED_FLUSH_PERCENT: usize = 60;
 /// The journal's files begin to be freed when they hold this part of what they may.
 const JOURNAL_RECLAIM_PERCENT: u64 = 50;
 
+/// The indexes of a segment, in the order of their pending entries.
+const INDEX_KINDS: [FileKind; 3] = [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TransactionIndex];
+
 /// What a flush has written.
 #[derive(Debug)]
 pub(super) struct FlushEnd {
@@ -39,8 +42,7 @@ pub(super) struct FlushEnd {
     segment: i64,
     flushed: u32,
     next_offset: i64,
-    offset_entries: u32,
-    time_entries: u32,
+    entries: IndexEntries,
     image_start: u32,
     image: Slice,
 }
@@ -57,8 +59,7 @@ pub(super) struct SyncEnd {
 struct SyncedSegment {
     base_offset: i64,
     size: u32,
-    offset_entries: u32,
-    time_entries: u32,
+    entries: IndexEntries,
 }
 
 /// Journal files on their way to be reused.
@@ -252,19 +253,10 @@ impl Storage {
         if !at.is_multiple_of(BLOCK_BYTES) {
             steps.push_back(Step::Truncate { len: u64::from(flushed) });
         }
-        let (offset_entries, time_entries) =
-            log.push_index_steps(&mut steps, segment_base, flushed, next_offset);
+        let entries = log.push_index_steps(&mut steps, segment_base, flushed, next_offset);
         let image = image.slice(0, at);
-        let end = FlushEnd {
-            log: id,
-            segment: segment_base,
-            flushed,
-            next_offset,
-            offset_entries,
-            time_entries,
-            image_start,
-            image,
-        };
+        let end =
+            FlushEnd { log: id, segment: segment_base, flushed, next_offset, entries, image_start, image };
         let dir = log.dir;
         self.work_running += 1;
         self.jobs.start(io, dir, Some(id), steps, End::Flush(end));
@@ -290,14 +282,13 @@ impl Storage {
         if let Some(segment) = log.segment_mut(end.segment) {
             segment.flushed = end.flushed;
             segment.on_disk = true;
-            segment.offset_entries_flushed = end.offset_entries;
-            segment.time_entries_flushed = end.time_entries;
+            segment.entries_written(end.entries);
             segment.indexes_synced = false;
         }
         let key =
             PieceKey { log: end.log, segment: end.segment, kind: FileKind::Log, start: end.image_start };
         self.cache.insert(key, end.image, true);
-        for kind in [FileKind::OffsetIndex, FileKind::TimeIndex] {
+        for kind in INDEX_KINDS {
             self.cache.remove(PieceKey { kind, start: 0, ..key });
         }
         self.work.push_back(end.log);
@@ -342,8 +333,7 @@ impl Storage {
         for synced in end.segments {
             if let Some(segment) = log.segment_mut(synced.base_offset) {
                 segment.synced = segment.synced.max(synced.size);
-                segment.offset_entries_flushed = synced.offset_entries;
-                segment.time_entries_flushed = synced.time_entries;
+                segment.entries_written(synced.entries);
                 segment.indexes_synced = true;
             }
         }
@@ -392,25 +382,22 @@ impl Log {
     fn push_sync_steps(&mut self, steps: &mut VecDeque<Step>, base_offset: i64) -> SyncedSegment {
         let flushed_offset = self.flushed_offset;
         let Some(segment) = self.segment_mut(base_offset) else {
-            return SyncedSegment { base_offset, size: 0, offset_entries: 0, time_entries: 0 };
+            return SyncedSegment { base_offset, size: 0, entries: IndexEntries::default() };
         };
         let (size, indexes_synced) = (segment.flushed, segment.indexes_synced && !segment.lacks_entries());
         let first = segment.synced == 0;
-        let (offset_entries, time_entries) = self.push_index_steps(steps, base_offset, size, flushed_offset);
-        let files = [
-            (FileKind::Log, true),
-            (FileKind::OffsetIndex, !indexes_synced && offset_entries > 0),
-            (FileKind::TimeIndex, !indexes_synced && time_entries > 0),
-        ];
-        for (kind, _) in files.into_iter().filter(|(_, wanted)| *wanted) {
+        let entries = self.push_index_steps(steps, base_offset, size, flushed_offset);
+        let indexes = INDEX_KINDS.into_iter().filter(|kind| !indexes_synced && entries.bytes(*kind) > 0);
+        for kind in std::iter::once(FileKind::Log).chain(indexes) {
             let path = self.file_path(base_offset, kind);
             let key = FileKey { log: self.id, base_offset, kind };
             steps.push_back(Step::Use { key, path, create: false });
             steps.push_back(Step::Sync { data_only: true });
         }
-        // An index without entries is an empty file, as in Kafka: its tools look for one beside every segment.
-        let empty = [(FileKind::OffsetIndex, offset_entries), (FileKind::TimeIndex, time_entries)];
-        for (kind, _) in empty.into_iter().filter(|(_, entries)| first && *entries == 0) {
+        // An index without entries is an empty file, as in Kafka: its tools look for one beside every segment. Not so
+        // the one of aborted transactions.
+        let empty = [FileKind::OffsetIndex, FileKind::TimeIndex];
+        for kind in empty.into_iter().filter(|kind| first && entries.bytes(*kind) == 0) {
             let path = self.file_path(base_offset, kind);
             steps.push_back(Step::Use {
                 key: FileKey { log: self.id, base_offset, kind },
@@ -418,7 +405,7 @@ impl Log {
                 create: true,
             });
         }
-        SyncedSegment { base_offset, size, offset_entries, time_entries }
+        SyncedSegment { base_offset, size, entries }
     }
 
     /// Adds the steps that write a segment's new index entries. Returns the numbers of entries in the files then.
@@ -428,26 +415,23 @@ impl Log {
         base_offset: i64,
         flushed: u32,
         next_offset: i64,
-    ) -> (u32, u32) {
+    ) -> IndexEntries {
         let (id, path) = (self.id, self.path.clone());
-        let Some(segment) = self.segment_mut(base_offset) else { return (0, 0) };
+        let Some(segment) = self.segment_mut(base_offset) else { return IndexEntries::default() };
         let pending = segment.take_pending(flushed, next_offset);
-        let files = [
-            (FileKind::OffsetIndex, pending.offsets, segment.offset_entries_flushed, OFFSET_ENTRY_BYTES),
-            (FileKind::TimeIndex, pending.times, segment.time_entries_flushed, TIME_ENTRY_BYTES),
-        ];
-        let mut counts = [0; 2];
-        for ((kind, bytes, entries, entry_bytes), count) in files.into_iter().zip(&mut counts) {
-            *count = entries + bytes.len() as u32 / entry_bytes;
-            if bytes.is_empty() {
-                continue;
-            }
+        let written = segment.flushed_entries;
+        let files = INDEX_KINDS.into_iter().zip([&pending.offsets, &pending.times, &pending.aborted]);
+        for (kind, bytes) in files.filter(|(_, bytes)| !bytes.is_empty()) {
             let path = path.join(FileName::new(base_offset, kind).to_string());
             let key = FileKey { log: id, base_offset, kind };
             steps.push_back(Step::Use { key, path, create: true });
-            let offset = u64::from(entries * entry_bytes);
-            steps.push_back(Step::Write { offset, data: Slice::copy_of(&bytes) });
+            let offset = u64::from(written.bytes(kind));
+            steps.push_back(Step::Write { offset, data: Slice::copy_of(bytes) });
         }
-        (counts[0], counts[1])
+        IndexEntries {
+            offsets: written.offsets + pending.offsets.len() as u32 / OFFSET_ENTRY_BYTES,
+            times: written.times + pending.times.len() as u32 / TIME_ENTRY_BYTES,
+            aborted: written.aborted + pending.aborted.len() as u32 / ABORTED_ENTRY_BYTES,
+        }
     }
 }

@@ -5,6 +5,8 @@
 //! at the first that is not right, and what follows is cut off and reported. Indexes that are missing or cannot be right
 //! are made anew. Directories of Apache Kafka are read all the same.
 
+mod producers; // what the log says of its producers
+
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
@@ -12,10 +14,9 @@ use super::cleaner::finish_swap;
 use super::leader_epoch::{LEADER_EPOCH_FILE, LeaderEpochs};
 use super::names::{FileKind, FileName, FileState};
 use super::offset_index::{self, OffsetPosition};
-use super::producer_state::{ProducerAppend, ProducerState, ProducerStateConfig, read_snapshot};
-use super::producers::Change;
+use super::producer_state::{ProducerState, ProducerStateConfig};
 use super::scan::{Depth, ScanRange, io_error, scan};
-use super::segment::{Largest, NewBatch, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
+use super::segment::{IndexEntries, Largest, NewBatch, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
 use super::start::{
     close_blocking, open_blocking, read_file, remove_blocking, sync_blocking, sync_dir_blocking, sync_file,
     write_file,
@@ -27,9 +28,6 @@ use crate::record::BatchHeader;
 
 /// The largest index and checkpoint files that are read.
 const SMALL_FILE_BYTES_MAX: usize = 256 << 20;
-
-/// How much log before a snapshot is looked through for batches that clients may send again.
-const RESTORE_BYTES: u64 = 1 << 20;
 
 /// What a log is loaded with.
 #[derive(Clone, Debug)]
@@ -79,7 +77,8 @@ pub(super) fn load(io: &mut impl Io, options: &LoadOptions) -> Result<Option<Loa
     loader.load_segments(io)?;
     loader.load_start(io)?;
     loader.load_epochs(io)?;
-    loader.load_producers(io)?;
+    let rebuild_from = loader.load_aborted(io)?;
+    loader.load_producers(io, rebuild_from)?;
     loader.log.unsynced |= options.recovery_point != Some(loader.log.log_end_offset);
     Ok(Some(loader.log))
 }
@@ -185,8 +184,8 @@ impl Loader<'_> {
         let offsets = self.index_entries(base_offset, FileKind::OffsetIndex, OFFSET_ENTRY_BYTES);
         let times = self.index_entries(base_offset, FileKind::TimeIndex, TIME_ENTRY_BYTES);
         if let (false, Some(next), Some(offsets), Some(times)) = (check, next_base, offsets, times) {
-            let segment = Segment::loaded(base_offset, size, self.options.wall_ms, offsets, times);
-            self.log.segments.push_back(segment);
+            let entries = IndexEntries { offsets, times, aborted: 0 };
+            self.log.segments.push_back(Segment::loaded(base_offset, size, self.options.wall_ms, entries));
             self.log.log_end_offset = next;
             return Ok(true);
         }
@@ -337,92 +336,6 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// The newest snapshot that can be used, and the batches behind it.
-    fn load_producers(&mut self, io: &mut impl Io) -> Result<(), StorageError> {
-        let end = self.log.log_end_offset;
-        let mut from = self.log.log_start_offset;
-        while let Some(offset) = self.files.snapshots.pop() {
-            let path = self.log.file_path(offset, FileKind::ProducerSnapshot);
-            let bytes = read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))?;
-            let entries = bytes.filter(|_| offset <= end).and_then(|bytes| read_snapshot(&bytes).ok());
-            if let Some(entries) = entries {
-                self.log.producers.load(entries, offset, self.options.wall_ms);
-                self.log.snapshot_offset = offset;
-                let is_stray = self.log.segments.iter().all(|segment| segment.base_offset != offset);
-                self.log.stray_snapshot = is_stray.then_some(offset);
-                from = offset;
-                break;
-            }
-            self.log.unsynced = true;
-            remove_blocking(io, &path).map_err(|error| io_error(&path, error))?;
-        }
-        let clean = self.options.recovery_point.is_none();
-        if !self.log.producers.is_empty() {
-            self.restore_batches(io, from)?;
-        }
-        if self.log.snapshot_offset >= 0 || !clean {
-            self.replay_producers(io, from)?;
-        }
-        self.log.producers.set_end_offset(end);
-        Ok(())
-    }
-
-    /// A snapshot has the last batch of each producer; the ones before it, which a client may send again, are looked for
-    /// in the log before `end`.
-    fn restore_batches(&mut self, io: &mut impl Io, end: i64) -> Result<(), StorageError> {
-        let before = self.log.segments.partition_point(|segment| segment.base_offset < end);
-        let Some(last) = before.checked_sub(1) else { return Ok(()) };
-        let mut index = last;
-        let mut bytes = self.position_below(io, last, end)?.0;
-        while bytes < RESTORE_BYTES && index > 0 {
-            index -= 1;
-            bytes += u64::from(self.log.segments[index].size);
-        }
-        let segment = &self.log.segments[index];
-        let (base_offset, size) = (segment.base_offset, u64::from(segment.size));
-        let mut start = (0, base_offset);
-        if let Some(offsets) = self.sane_index(io, base_offset, size)? {
-            let target = bytes.saturating_sub(RESTORE_BYTES);
-            let entries = offset_index::entries(&offsets, base_offset);
-            let entry = entries.take_while(|entry| u64::from(entry.position) <= target).last();
-            start = self.batch_of_entry(io, base_offset, entry)?;
-        }
-        let mut appends = Vec::new();
-        for index in index..=last {
-            let next =
-                self.log.segments.get(index + 1).map_or(self.log.log_end_offset, |next| next.base_offset);
-            scan(io, &self.headers(index, start, next), |_, header, _| {
-                if header.base_offset < end && !header.is_control() {
-                    appends.extend(ProducerAppend::new(header, header.base_offset, header.max_timestamp));
-                }
-            })?;
-            start = (0, next);
-        }
-        self.log.producers.restore_batches(&appends);
-        Ok(())
-    }
-
-    fn replay_producers(&mut self, io: &mut impl Io, from: i64) -> Result<(), StorageError> {
-        for index in 0..self.log.segments.len() {
-            let next =
-                self.log.segments.get(index + 1).map_or(self.log.log_end_offset, |next| next.base_offset);
-            if next <= from {
-                continue;
-            }
-            let start = self.position_below(io, index, from)?;
-            let range = self.headers(index, start, next);
-            let producers = &mut self.log.producers;
-            scan(io, &range, |_, header, bytes| {
-                if header.base_offset >= from
-                    && let Ok(change) = Change::of(bytes, header, header.base_offset, header.max_timestamp, 0)
-                {
-                    change.apply(producers);
-                }
-            })?;
-        }
-        Ok(())
-    }
-
     fn headers(&self, index: usize, start: (u64, i64), end_offset: i64) -> ScanRange {
         let segment = &self.log.segments[index];
         ScanRange {
@@ -508,11 +421,13 @@ struct Rebuilt {
 
 impl Rebuilt {
     fn resume(base_offset: i64, from: &ScanStart, options: &LoadOptions) -> Rebuilt {
-        let offset_entries = from.offsets.len() as u32 / OFFSET_ENTRY_BYTES;
-        let time_entries = from.times.len() as u32 / TIME_ENTRY_BYTES;
+        let entries = IndexEntries {
+            offsets: from.offsets.len() as u32 / OFFSET_ENTRY_BYTES,
+            times: from.times.len() as u32 / TIME_ENTRY_BYTES,
+            aborted: 0,
+        };
         let position = from.position as u32;
-        let mut segment =
-            Segment::loaded(base_offset, position, options.wall_ms, offset_entries, time_entries);
+        let mut segment = Segment::loaded(base_offset, position, options.wall_ms, entries);
         let last = time_index::entries(&from.times, base_offset).last();
         let largest =
             last.map_or(Largest::NONE, |last| Largest { timestamp: last.timestamp, offset: last.offset });
@@ -560,8 +475,7 @@ impl Rebuilt {
         let segment = &mut self.segment;
         segment.flushed = segment.size;
         segment.synced = segment.size;
-        segment.offset_entries_flushed = segment.offset_entries;
-        segment.time_entries_flushed = segment.time_entries;
+        segment.entries_written(segment.entries);
         Ok(self.segment)
     }
 }

@@ -236,10 +236,12 @@ pub struct Take {
     pub whole: bool,
 }
 
-/// Reads from the tail: from the batch that holds `offset` (which the tail has) until `take` is used up.
-pub fn read_tail(log: &Log, offset: i64, take: &mut Take, out: &mut Vec<Slice>) -> usize {
-    let Some(first) = log.find_run(offset) else { return 0 };
+/// Reads from the tail: from the batch that holds `offset` (which the tail has) until `take` is used up. Returns the bytes,
+/// and an offset that what was read does not reach.
+pub fn read_tail(log: &Log, offset: i64, take: &mut Take, out: &mut Vec<Slice>) -> (usize, i64) {
+    let Some(first) = log.find_run(offset) else { return (0, offset) };
     let mut bytes = 0;
+    let mut next_offset = offset;
     for (index, run) in log.tail.range(first..).enumerate() {
         let start = if index == 0 { batch_position(&run.slice, offset) } else { 0 };
         if run.base_offset >= take.end_offset || (take.bytes_left == 0 && !take.whole) {
@@ -259,12 +261,13 @@ pub fn read_tail(log: &Log, offset: i64, take: &mut Take, out: &mut Vec<Slice>) 
         }
         take.bytes_left = take.bytes_left.saturating_sub(len);
         bytes += len;
+        next_offset = run.next_offset.min(take.end_offset.max(offset));
         push_slice(out, run.slice.slice(start, len));
         if start + len < run.slice.len() {
             break;
         }
     }
-    bytes
+    (bytes, next_offset)
 }
 
 /// Adds a slice, joined to the last where they adjoin.

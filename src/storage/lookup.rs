@@ -89,7 +89,7 @@ impl Storage {
         }
         // Without an entry the segment must be looked into.
         let mut largest = Largest { timestamp: i64::MAX, offset: base_offset };
-        if segment.time_entries_flushed > 0 {
+        if segment.flushed_entries.times > 0 {
             let Some(bytes) = self.index(io, id, base_offset, FileKind::TimeIndex)? else { return Ok(None) };
             if let Some(last) = time_index::entries(&bytes, base_offset).last() {
                 largest = Largest { timestamp: last.timestamp, offset: last.offset };
@@ -115,7 +115,7 @@ impl Storage {
         let mut from = search.start_offset.max(base_offset);
         let log = self.logs.get(id).ok_or(ReadError::UnknownLog)?;
         let entries =
-            log.segment_index(base_offset).map_or(0, |index| log.segments[index].time_entries_flushed);
+            log.segment_index(base_offset).map_or(0, |index| log.segments[index].flushed_entries.times);
         if entries > 0 {
             let Some(bytes) = self.index(io, id, base_offset, FileKind::TimeIndex)? else {
                 return Ok(Lookup::Pending);

@@ -23,6 +23,7 @@ pub mod producer_state; // sequences, duplicates, open transactions; .snapshot
 pub mod time_index; // .timeindex
 pub mod transaction_index; // .txnindex
 
+mod aborted; // the transactions that readers of committed data skip
 mod cache; // pieces of segments in memory
 mod flush; // from the tail to the segments; reuse of journal files
 mod jobs; // file work as scripts of operations

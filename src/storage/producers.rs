@@ -4,6 +4,7 @@ use super::producer_state::{
     AppendOrigin, BatchMetadata, MarkerAppend, ProducerAppend, ProducerState, ProducerStateError,
     SequenceCheck,
 };
+use super::transaction_index::AbortedTxn;
 use super::types::AppendError;
 use crate::record::control::EndTxnMarker;
 use crate::record::{BatchHeader, RecordBatch};
@@ -60,15 +61,19 @@ impl Change {
         }
     }
 
-    /// Notes the batch, which has its offsets.
-    pub fn apply(&self, state: &mut ProducerState) {
+    /// Notes the batch, which has its offsets. Answers the transaction that it aborts, for the index of the marker's segment.
+    pub fn apply(&self, state: &mut ProducerState) -> Option<AbortedTxn> {
         match self {
-            Change::None => {}
-            Change::Batch(append) => state.append(append),
+            Change::None => None,
+            Change::Batch(append) => {
+                state.append(append);
+                None
+            }
             Change::Marker(append) => {
-                if let Some(completed) = state.append_marker(append) {
-                    state.complete_txn(&completed);
-                }
+                let completed = state.append_marker(append)?;
+                let last_stable_offset = state.last_stable_offset(&completed);
+                state.complete_txn(&completed);
+                AbortedTxn::new(&completed, last_stable_offset)
             }
         }
     }

@@ -8,12 +8,12 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
+use super::aborted;
 use super::cache::PieceKey;
 use super::jobs::{FileKey, JobError, Step};
 use super::log::{Cursor, Take, push_slice, read_tail};
 use super::names::FileKind;
 use super::offset_index;
-use super::segment::{OFFSET_ENTRY_BYTES, TIME_ENTRY_BYTES};
 use super::store::{End, Storage};
 use super::time_index;
 use super::types::*;
@@ -65,6 +65,8 @@ pub(super) struct Walk {
     pub next_offset: i64,
     /// All batches before the position lie below `next_offset`: not so when an index gave the position.
     exact: bool,
+    /// Behind the last batch that was taken, be it in part.
+    taken_end: i64,
     window: Option<(u32, Slice)>,
 }
 
@@ -84,11 +86,12 @@ impl Storage {
         }
         let end_offset = range.end_offset.min(log.log_end_offset);
         if range.offset >= end_offset {
-            return Ok(ReadOutcome::Done { bytes: 0 });
+            return Ok(ReadOutcome::Done { bytes: 0, next_offset: range.offset });
         }
         let mut take = Take { end_offset, bytes_left: range.max_bytes, whole: range.at_least_one };
         if log.find_run(range.offset).is_some() {
-            return Ok(ReadOutcome::Done { bytes: read_tail(log, range.offset, &mut take, out) });
+            let (bytes, next_offset) = read_tail(log, range.offset, &mut take, out);
+            return Ok(ReadOutcome::Done { bytes, next_offset });
         }
         self.read_segments(io, id, range.offset, &mut take, out)
     }
@@ -120,6 +123,7 @@ impl Storage {
         };
         let sequential = self.logs.get(id).is_some_and(|log| log.find_cursor(offset).is_some());
         let mut bytes = 0;
+        let mut tail_end = None;
         loop {
             match self.take_batches(&mut walk, offset, take, &mut bytes, out) {
                 Ok(true) => {}
@@ -142,7 +146,9 @@ impl Storage {
                 break;
             }
             if log.find_run(walk.end_offset).is_some() {
-                bytes += read_tail(log, walk.end_offset, take, out);
+                let (tail_bytes, next_offset) = read_tail(log, walk.end_offset, take, out);
+                bytes += tail_bytes;
+                tail_end = Some(next_offset);
                 break;
             }
             match self.walk_from_start(id, walk.end_offset) {
@@ -156,7 +162,8 @@ impl Storage {
             return Err(self.corrupt(&walk));
         }
         self.leave_cursor(io, &walk, sequential);
-        Ok(ReadOutcome::Done { bytes })
+        let next_offset = tail_end.unwrap_or(walk.taken_end.max(walk.next_offset));
+        Ok(ReadOutcome::Done { bytes, next_offset })
     }
 
     /// Remembers where the reader stopped and, where it goes through the log, reads ahead of it.
@@ -213,6 +220,7 @@ impl Storage {
             }
             take.bytes_left = take.bytes_left.saturating_sub(taken as usize);
             take.whole = false;
+            walk.taken_end = header.next_offset();
             *bytes += taken as usize;
             if (taken as usize) < len {
                 return Err(Stop::Missing(walk.position + taken));
@@ -310,7 +318,7 @@ impl Storage {
         let index = log.find_segment(offset).ok_or(ReadError::OutOfRange)?;
         let (base_offset, indexed) = {
             let segment = &log.segments[index];
-            (segment.base_offset, segment.flushed >= INDEX_FROM_BYTES && segment.offset_entries_flushed > 0)
+            (segment.base_offset, segment.flushed >= INDEX_FROM_BYTES && segment.flushed_entries.offsets > 0)
         };
         let cursor = log.find_cursor(offset).filter(|cursor| cursor.segment == base_offset);
         let mut walk = self.walk_from_start(id, base_offset).ok_or(ReadError::OutOfRange)?;
@@ -343,6 +351,7 @@ impl Storage {
             end_offset: log.segment_end_offset(index).min(log.flushed_offset),
             next_offset: base_offset,
             exact: true,
+            taken_end: base_offset,
             window: None,
         })
     }
@@ -360,10 +369,7 @@ impl Storage {
         }
         let log = self.logs.get(id).ok_or(ReadError::UnknownLog)?;
         let index = log.segment_index(segment).ok_or(ReadError::OutOfRange)?;
-        let len = match kind {
-            FileKind::OffsetIndex => log.segments[index].offset_entries_flushed * OFFSET_ENTRY_BYTES,
-            _ => log.segments[index].time_entries_flushed * TIME_ENTRY_BYTES,
-        };
+        let len = log.segments[index].flushed_entries.bytes(kind);
         let key = PieceKey { log: id, segment, kind, start: 0 };
         self.start_read(io, key, len.max(1), false)?;
         Ok(None)
@@ -461,8 +467,9 @@ impl Storage {
                     Err("the file is shorter than its data".to_string())
                 }
             }
+            (FileKind::TransactionIndex, Ok(bytes)) => aborted::usable(bytes, segment),
             (kind, Ok(bytes)) => Ok(usable_index(bytes, kind, segment.flushed)),
-            (FileKind::Log, error) => error,
+            (FileKind::Log | FileKind::TransactionIndex, error) => error,
             // Without its index a segment is read from its start.
             (_, Err(_)) => Ok(Slice::copy_of(&[])),
         };

@@ -11,7 +11,7 @@ use super::load::{LoadedLog, sync_names};
 use super::names::FileKind;
 use super::producers::Change;
 use super::scan::io_error;
-use super::segment::{NewBatch, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
+use super::segment::{NewBatch, Segment};
 use super::start::*;
 use super::types::*;
 use crate::io::buffer::Slice;
@@ -249,7 +249,10 @@ impl Replay {
         self.buffer.extend_from_slice(bytes);
         self.log.epochs.assign(header.partition_leader_epoch, header.base_offset);
         if let Ok(change) = Change::of(bytes, header, header.base_offset, header.max_timestamp, 0) {
-            change.apply(&mut self.log.producers);
+            let aborted = change.apply(&mut self.log.producers);
+            if let (Some(aborted), Some(last)) = (aborted, self.log.segments.back_mut()) {
+                last.add_aborted(&aborted);
+            }
         }
         self.log.producers.set_end_offset(header.next_offset());
         self.log.log_end_offset = header.next_offset();
@@ -345,10 +348,16 @@ impl Replay {
         };
         segment.add_closing_entry();
         let pending = std::mem::take(&mut segment.pending);
-        let indexes = [
-            (FileKind::OffsetIndex, &pending.offsets, segment.offset_entries_flushed * OFFSET_ENTRY_BYTES),
-            (FileKind::TimeIndex, &pending.times, segment.time_entries_flushed * TIME_ENTRY_BYTES),
+        let written = segment.flushed_entries;
+        segment.entries_written(segment.entries);
+        let mut indexes = vec![
+            (FileKind::OffsetIndex, &pending.offsets, written.bytes(FileKind::OffsetIndex)),
+            (FileKind::TimeIndex, &pending.times, written.bytes(FileKind::TimeIndex)),
         ];
+        if !pending.aborted.is_empty() {
+            let kind = FileKind::TransactionIndex;
+            indexes.push((kind, &pending.aborted, written.bytes(kind)));
+        }
         for (kind, bytes, offset) in indexes {
             let path = self.log.file_path(base_offset, kind);
             write_at(io, &path, u64::from(offset), bytes).map_err(|error| io_error(&path, error))?;

@@ -4,10 +4,13 @@
 //! batches assigned, `flushed` those in the file, `synced` those on stable media. Only the last segment grows, and a
 //! file is only ever written behind `flushed` (and again from the start of the block that holds it).
 
+use super::names::FileKind;
+use super::transaction_index::{self, AbortedTxn};
 use super::types::LogConfig;
 
 pub const OFFSET_ENTRY_BYTES: u32 = 8;
 pub const TIME_ENTRY_BYTES: u32 = 12;
+pub const ABORTED_ENTRY_BYTES: u32 = transaction_index::ENTRY_BYTES as u32;
 
 /// The largest timestamp of a segment and the last offset of the batch that brought it; -1 before any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +28,32 @@ impl Largest {
 pub struct PendingIndex {
     pub offsets: Vec<u8>,
     pub times: Vec<u8>,
+    /// Aborted transactions stay here until they are known to be in the file: readers need all of them.
+    pub aborted: Vec<u8>,
+}
+
+/// How many entries there are of each kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IndexEntries {
+    pub offsets: u32,
+    pub times: u32,
+    pub aborted: u32,
+}
+
+impl IndexEntries {
+    fn total(self) -> u32 {
+        self.offsets + self.times + self.aborted
+    }
+
+    /// What they take in the file of that kind.
+    pub fn bytes(self, kind: FileKind) -> u32 {
+        match kind {
+            FileKind::OffsetIndex => self.offsets * OFFSET_ENTRY_BYTES,
+            FileKind::TimeIndex => self.times * TIME_ENTRY_BYTES,
+            FileKind::TransactionIndex => self.aborted * ABORTED_ENTRY_BYTES,
+            FileKind::Log | FileKind::ProducerSnapshot => 0,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -42,16 +71,16 @@ pub struct Segment {
     /// No more batches come.
     pub closed: bool,
     /// Index entries made so far, and those of them in the files.
-    pub offset_entries: u32,
-    pub time_entries: u32,
-    pub offset_entries_flushed: u32,
-    pub time_entries_flushed: u32,
+    pub entries: IndexEntries,
+    pub flushed_entries: IndexEntries,
     pub indexes_synced: bool,
     /// The file exists.
     pub on_disk: bool,
     bytes_since_entry: u32,
     last_time_entry: i64,
     pub pending: PendingIndex,
+    /// The length of an index of aborted transactions that was found too short.
+    pub short_index: Option<usize>,
 }
 
 impl Segment {
@@ -66,35 +95,26 @@ impl Segment {
             created_ms,
             jitter_ms,
             closed: false,
-            offset_entries: 0,
-            time_entries: 0,
-            offset_entries_flushed: 0,
-            time_entries_flushed: 0,
+            entries: IndexEntries::default(),
+            flushed_entries: IndexEntries::default(),
             indexes_synced: true,
             on_disk: false,
             bytes_since_entry: 0,
             last_time_entry: -1,
             pending: PendingIndex::default(),
+            short_index: None,
         }
     }
 
     /// A segment found on disk with everything in it written and synced.
-    pub fn loaded(
-        base_offset: i64,
-        size: u32,
-        created_ms: i64,
-        offset_entries: u32,
-        time_entries: u32,
-    ) -> Segment {
+    pub fn loaded(base_offset: i64, size: u32, created_ms: i64, entries: IndexEntries) -> Segment {
         Segment {
             size,
             flushed: size,
             synced: size,
             largest: None,
-            offset_entries,
-            time_entries,
-            offset_entries_flushed: offset_entries,
-            time_entries_flushed: time_entries,
+            entries,
+            flushed_entries: entries,
             on_disk: true,
             closed: true,
             ..Segment::new(base_offset, created_ms, 0)
@@ -122,8 +142,8 @@ impl Segment {
         self.closed
             || u64::from(self.size) + u64::from(batch.size) > u64::from(config.segment_bytes)
             || (self.size > 0 && self.waited_ms(batch) > config.roll_ms().saturating_sub(self.jitter_ms))
-            || self.offset_entries >= config.segment_index_bytes / OFFSET_ENTRY_BYTES
-            || self.time_entries + 1 >= config.segment_index_bytes / TIME_ENTRY_BYTES
+            || self.entries.offsets >= config.segment_index_bytes / OFFSET_ENTRY_BYTES
+            || self.entries.times + 1 >= config.segment_index_bytes / TIME_ENTRY_BYTES
             || !(0..=i64::from(i32::MAX)).contains(&relative)
     }
 
@@ -160,7 +180,7 @@ impl Segment {
         let relative = (offset - self.base_offset) as u32;
         self.pending.offsets.extend_from_slice(&relative.to_be_bytes());
         self.pending.offsets.extend_from_slice(&position.to_be_bytes());
-        self.offset_entries += 1;
+        self.entries.offsets += 1;
     }
 
     fn add_time_entry(&mut self, largest: Largest) {
@@ -171,7 +191,21 @@ impl Segment {
         self.pending.times.extend_from_slice(&largest.timestamp.to_be_bytes());
         self.pending.times.extend_from_slice(&relative.to_be_bytes());
         self.last_time_entry = largest.timestamp;
-        self.time_entries += 1;
+        self.entries.times += 1;
+    }
+
+    /// A transaction was aborted whose marker is the last batch.
+    pub fn add_aborted(&mut self, txn: &AbortedTxn) {
+        txn.write(&mut self.pending.aborted);
+        self.entries.aborted += 1;
+    }
+
+    /// Index entries are in the files.
+    pub fn entries_written(&mut self, entries: IndexEntries) {
+        let written = entries.aborted.saturating_sub(self.flushed_entries.aborted) * ABORTED_ENTRY_BYTES;
+        let written = (written as usize).min(self.pending.aborted.len());
+        take_front(&mut self.pending.aborted, written);
+        self.flushed_entries = entries;
     }
 
     /// No more batches come; the last time entry names the largest timestamp.
@@ -185,7 +219,8 @@ impl Segment {
         self.add_time_entry(self.largest.unwrap_or(Largest::NONE));
     }
 
-    /// Takes the entries for what lies below `position` and `offset`.
+    /// Takes the entries for what lies below `position` and `offset`; the aborted transactions among them stay until
+    /// [`Segment::entries_written`].
     pub fn take_pending(&mut self, position: u32, offset: i64) -> PendingIndex {
         let relative = (offset - self.base_offset).clamp(0, i64::from(u32::MAX)) as u32;
         let (offsets, _) = self.pending.offsets.as_chunks::<{ OFFSET_ENTRY_BYTES as usize }>();
@@ -194,17 +229,18 @@ impl Segment {
         let (times, _) = self.pending.times.as_chunks::<{ TIME_ENTRY_BYTES as usize }>();
         let ready = times.iter().take_while(|entry| entry_u32(&entry[8..]) < relative).count();
         let times = take_front(&mut self.pending.times, ready * TIME_ENTRY_BYTES as usize);
-        PendingIndex { offsets, times }
+        let aborted = transaction_index::truncated_len(&self.pending.aborted, offset);
+        let aborted = self.pending.aborted[..aborted].to_vec();
+        PendingIndex { offsets, times, aborted }
     }
 
     /// Whether the segment is complete on disk but for index entries.
     pub fn lacks_entries(&self) -> bool {
-        let entries = self.offset_entries_flushed + self.time_entries_flushed;
-        self.closed && self.is_flushed() && self.size > 0 && self.offset_entries + self.time_entries > entries
+        self.closed && self.is_flushed() && self.size > 0 && self.has_pending_entries()
     }
 
     pub fn has_pending_entries(&self) -> bool {
-        self.offset_entries + self.time_entries > self.offset_entries_flushed + self.time_entries_flushed
+        self.entries.total() > self.flushed_entries.total()
     }
 
     pub fn is_flushed(&self) -> bool {

@@ -362,7 +362,10 @@ impl Storage {
         self.make_room(dir, batch.len())?;
         self.place(io, log, batch, &Placing { base_offset, last_offset, max_timestamp, options });
         if let Some(log) = self.logs.get_mut(log) {
-            producer.apply(&mut log.producers);
+            let aborted = producer.apply(&mut log.producers);
+            if let (Some(aborted), Some(segment)) = (aborted, log.segments.back_mut()) {
+                segment.add_aborted(&aborted);
+            }
             log.producers.set_end_offset(last_offset + 1);
         }
         Ok(Appended {
@@ -485,11 +488,12 @@ impl Storage {
         }))
     }
 
-    /// Where read-committed readers stop: the first offset of an open transaction, or the high watermark.
+    /// Where read-committed readers stop: the first offset of an open transaction, or the high watermark. What was deleted of a
+    /// transaction does not hold them.
     pub fn last_stable_offset(&self, log: LogId) -> Option<i64> {
         let log = self.logs.get(log)?;
         let unstable = log.producers.first_unstable_offset().unwrap_or(i64::MAX);
-        Some(log.high_watermark.min(unstable))
+        Some(log.high_watermark.min(unstable.max(log.log_start_offset)))
     }
 
     /// The producers that a log knows.

@@ -257,8 +257,8 @@ pub struct ReadRange {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadOutcome {
-    /// This many bytes were added; 0 at the end.
-    Done { bytes: usize },
+    /// This many bytes were added, 0 at the end; what was read lies below `next_offset`.
+    Done { bytes: usize, next_offset: i64 },
     /// The disk was asked; [`Event::ReadReady`] tells when to call again.
     Pending,
 }

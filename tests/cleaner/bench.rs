@@ -216,7 +216,7 @@ impl Bench {
             let range = ReadRange { offset, end_offset, max_bytes: 10_000, at_least_one: true };
             let mut out: Vec<Slice> = Vec::new();
             match storage.read(io, log, range, &mut out).expect("a read") {
-                ReadOutcome::Done { bytes: 0 } => return bytes,
+                ReadOutcome::Done { bytes: 0, .. } => return bytes,
                 ReadOutcome::Done { .. } => {
                     let got: Vec<u8> = out.iter().flat_map(|slice| slice.iter().copied()).collect();
                     let whole = batches(&got).map_while(Result::ok);

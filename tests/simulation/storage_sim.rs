@@ -313,7 +313,7 @@ impl Sim {
             let start = storage.log_start_offset(id).unwrap_or(0);
             let mut out = Vec::new();
             match storage.read(io, id, range, &mut out) {
-                Ok(ReadOutcome::Done { bytes }) => {
+                Ok(ReadOutcome::Done { bytes, .. }) => {
                     let got = joined(&out);
                     ensure!(got.len() == bytes, "a read tells {bytes} bytes and gives {}", got.len());
                     self.logs[at].model.read(range, start, &got)?;
@@ -807,7 +807,7 @@ impl Sim {
         let answer = storage.read(io, id, range, &mut out);
         let model = &self.logs[at].model;
         match answer {
-            Ok(ReadOutcome::Done { bytes }) => {
+            Ok(ReadOutcome::Done { bytes, .. }) => {
                 let got = joined(&out);
                 ensure!(got.len() == bytes, "a read tells {bytes} bytes and gives {}", got.len());
                 self.counts.reads += 1;

@@ -2,7 +2,9 @@
 //!
 //! A fetch reads all its partitions, each on its shard; if that brings fewer than `min_bytes` it is parked and read again
 //! when a watched partition moves, until its wait is over. Record bytes are sent by reference. A batch is never cut at its
-//! front: a fetch from the middle of one returns it whole, and the first batch of an answer is whole however large.
+//! front: a fetch from the middle of one returns it whole, and the first batch of an answer is whole however large. With
+//! isolation level read_committed nothing behind the last stable offset is read, and the answer names the aborted
+//! transactions that have a part in it.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -18,13 +20,15 @@ use crate::io::Io;
 use crate::io::buffer::Slice;
 use crate::protocol::messages::fetch_request::FetchRequest;
 use crate::protocol::messages::fetch_response::{
-    EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
 };
 use crate::protocol::{ErrorCode, Records, Writer, frame};
-use crate::storage::{ReadError, ReadOutcome, ReadRange};
+use crate::storage::transaction_index::AbortedTxn;
+use crate::storage::{LogId, ReadError, ReadOutcome, ReadRange, Storage};
 
 /// From this version on topics come by id.
 const TOPIC_IDS: i16 = 13;
+const READ_COMMITTED: i8 = 1;
 /// A fetch is answered with no more than this, whatever it asks for; the client asks again.
 const RESPONSE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// What a parked fetch may wait at most.
@@ -56,6 +60,7 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
         parts,
         min_bytes: message.min_bytes.max(0) as usize,
         max_bytes: (message.max_bytes.max(0) as usize).min(RESPONSE_BYTES_MAX),
+        read_committed: message.isolation_level == READ_COMMITTED,
         max_wait_until_ns: io.now() + wait_ns,
         parked: false,
         moved: false,
@@ -143,7 +148,7 @@ fn read_all(broker: &mut Broker, io: &mut impl Io, at: GatherRef) {
     fetch.moved = false;
     let waits = fetch.max_wait_until_ns > now && fetch.min_bytes > 0;
     let watch = waits.then_some(Watch { min_bytes: fetch.min_bytes, until_ns: fetch.max_wait_until_ns });
-    let max_bytes = fetch.max_bytes;
+    let (max_bytes, read_committed) = (fetch.max_bytes, fetch.read_committed);
     let parts: Vec<_> =
         fetch.parts.iter().map(|(key, part)| (key.topic_id, key.partition, part.clone())).collect();
     for (index, (topic_id, partition, part)) in parts.into_iter().enumerate() {
@@ -152,6 +157,7 @@ fn read_all(broker: &mut Broker, io: &mut impl Io, at: GatherRef) {
             max_bytes: (part.max_bytes.max(0) as usize).min(max_bytes),
             current_leader_epoch: part.current_leader_epoch,
             last_fetched_epoch: part.last_fetched_epoch,
+            read_committed,
             watch,
         };
         broker.dispatch(
@@ -172,14 +178,14 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
     }
     let log = partition.log;
     let storage = &mut broker.storage;
-    let (Some(high_watermark), Some(log_start_offset)) =
-        (storage.high_watermark(log), storage.log_start_offset(log))
+    let (Some(high_watermark), Some(log_start_offset), Some(last_stable_offset)) =
+        (storage.high_watermark(log), storage.log_start_offset(log), storage.last_stable_offset(log))
     else {
         return Some(Answer::Read(ReadAnswer::error(ErrorCode::UnknownTopicOrPartition)));
     };
     let mut answer = ReadAnswer {
         high_watermark,
-        last_stable_offset: high_watermark,
+        last_stable_offset,
         log_start_offset,
         leader_epoch: partition.leader_epoch,
         ..ReadAnswer::error(ErrorCode::None)
@@ -195,19 +201,19 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
         offset: read.offset,
         max_bytes: read.max_bytes,
         at_least_one: true,
-        end_offset: high_watermark,
+        end_offset: if read.read_committed { last_stable_offset } else { high_watermark },
     };
-    match storage.read(io, log, range, &mut answer.records) {
-        Ok(ReadOutcome::Done { bytes }) => answer.bytes = bytes,
-        Ok(ReadOutcome::Pending) => {
+    match read_records(storage, io, log, range, read.read_committed, &mut answer) {
+        Ok(true) => {}
+        Ok(false) => {
             partition.parked.push(task.into_owned());
             return None;
         }
-        Err(ReadError::OutOfRange) => answer.error = ErrorCode::OffsetOutOfRange,
-        // The memory is with slow readers: nothing now, the client asks again.
-        Err(ReadError::NoMemory) => answer.bytes = 0,
-        Err(ReadError::Offline | ReadError::Storage) => answer.error = ErrorCode::KafkaStorageError,
-        Err(ReadError::UnknownLog) => answer.error = ErrorCode::UnknownTopicOrPartition,
+        Err(error) => {
+            answer.records.clear();
+            answer.bytes = 0;
+            answer.error = read_error(error);
+        }
     }
     // What is read again when more has come is counted then.
     if read.watch.is_none_or(|watch| answer.bytes >= watch.min_bytes) {
@@ -222,6 +228,40 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
         partition.watch(task.gather, watch, broker.now_ns);
     }
     Some(Answer::Read(answer))
+}
+
+/// Reads records, and what of them a reader of committed data has to skip. False while the disk is asked.
+fn read_records(
+    storage: &mut Storage,
+    io: &mut impl Io,
+    log: LogId,
+    range: ReadRange,
+    read_committed: bool,
+    answer: &mut ReadAnswer,
+) -> Result<bool, ReadError> {
+    let ReadOutcome::Done { bytes, next_offset } = storage.read(io, log, range, &mut answer.records)? else {
+        return Ok(false);
+    };
+    answer.bytes = bytes;
+    if !read_committed {
+        return Ok(true);
+    }
+    let mut aborted = Vec::new();
+    if bytes > 0 && !storage.aborted_transactions(io, log, range.offset, next_offset, &mut aborted)? {
+        return Ok(false);
+    }
+    answer.aborted = Some(aborted);
+    Ok(true)
+}
+
+fn read_error(error: ReadError) -> ErrorCode {
+    match error {
+        ReadError::OutOfRange => ErrorCode::OffsetOutOfRange,
+        // The memory is with slow readers: nothing now, the client asks again.
+        ReadError::NoMemory => ErrorCode::None,
+        ReadError::Offline | ReadError::Storage => ErrorCode::KafkaStorageError,
+        ReadError::UnknownLog => ErrorCode::UnknownTopicOrPartition,
+    }
 }
 
 /// Whether a complete gather is a fetch that has to wait for more; if so it is parked or read again.
@@ -304,6 +344,7 @@ fn limit_bytes(answers: &mut [ReadAnswer], max_bytes: usize, at_least_one: bool)
     for answer in answers {
         if answer.bytes > left && !first {
             answer.records.clear();
+            answer.aborted.iter_mut().for_each(Vec::clear);
             answer.bytes = 0;
         }
         first &= answer.bytes == 0;
@@ -361,6 +402,13 @@ fn partition_data(partition: i32, slot: u32, answer: &ReadAnswer, version: i16) 
         high_watermark: answer.high_watermark,
         last_stable_offset: answer.last_stable_offset,
         log_start_offset: answer.log_start_offset,
+        aborted_transactions: answer.aborted.as_ref().map(|aborted| {
+            let named = |txn: &AbortedTxn| AbortedTransaction {
+                producer_id: txn.producer_id,
+                first_offset: txn.first_offset,
+            };
+            aborted.iter().map(named).collect()
+        }),
         records: Some(Records::External { slot, len: answer.bytes as u32 }),
         ..Default::default()
     };

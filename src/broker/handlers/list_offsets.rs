@@ -1,5 +1,6 @@
 //! ListOffsets, versions 1 to 11: the start, the end, the first record at or after a timestamp, the record with the largest
-//! timestamp. Nothing is tiered, so "earliest local" is the start, and "latest tiered" does not exist.
+//! timestamp. Nothing is tiered, so "earliest local" is the start, and "latest tiered" does not exist. For readers of
+//! committed data the log ends at its last stable offset.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::protocol::messages::list_offsets_response::{
 };
 use crate::storage::{Lookup, ReadError};
 
+const READ_COMMITTED: i8 = 1;
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: i64 = -3;
@@ -40,6 +42,7 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
             let query = Query::ListOffset {
                 timestamp: partition.timestamp,
                 current_leader_epoch: partition.current_leader_epoch,
+                read_committed: message.isolation_level == READ_COMMITTED,
             };
             queries.push((topic_id, partition.partition_index, query));
         }
@@ -48,7 +51,9 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
 }
 
 pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<Answer> {
-    let Query::ListOffset { timestamp, current_leader_epoch } = task.query else { return None };
+    let Query::ListOffset { timestamp, current_leader_epoch, read_committed } = task.query else {
+        return None;
+    };
     let Some(partition) = broker.partitions.find(task.topic_id, task.partition) else {
         return Some(Answer::Error(ErrorCode::UnknownTopicOrPartition));
     };
@@ -57,7 +62,9 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
     }
     let (log, leader_epoch) = (partition.log, partition.leader_epoch);
     let storage = &mut broker.storage;
-    let end_offset = storage.high_watermark(log).unwrap_or(0);
+    let end_offset =
+        if read_committed { storage.last_stable_offset(log) } else { storage.high_watermark(log) };
+    let end_offset = end_offset.unwrap_or(0);
     let start_offset = storage.log_start_offset(log).unwrap_or(0);
     let none = Answer::Offset { offset: -1, timestamp: -1, leader_epoch: -1 };
     let found = match timestamp {

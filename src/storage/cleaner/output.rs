@@ -46,8 +46,8 @@ impl Output {
         let (mut bytes, mut offsets, mut times) = (0u64, 0u64, 0u64);
         for (at, segment) in log.segments.iter().enumerate().skip(index).take(GROUP_MAX) {
             bytes += u64::from(segment.size);
-            offsets += u64::from(segment.offset_entries);
-            times += u64::from(segment.time_entries);
+            offsets += u64::from(segment.entries.offsets);
+            times += u64::from(segment.entries.times);
             let index_bytes =
                 (offsets * u64::from(OFFSET_ENTRY_BYTES)).max(times * u64::from(TIME_ENTRY_BYTES));
             let fits = bytes <= u64::from(log.config.segment_bytes)
@@ -150,8 +150,7 @@ impl Output {
         let segment = &mut self.segment;
         segment.flushed = segment.size;
         segment.synced = segment.size;
-        segment.offset_entries_flushed = segment.offset_entries;
-        segment.time_entries_flushed = segment.time_entries;
+        segment.entries_written(segment.entries);
         segment.on_disk = true;
         self.segment
     }
