@@ -175,7 +175,7 @@ impl Scene {
             let end_offset = storage.high_watermark(log).unwrap();
             let range = ReadRange { offset, end_offset, max_bytes, at_least_one: false };
             let mut out: Vec<Slice> = Vec::new();
-            if let ReadOutcome::Done { bytes } = storage.read(io, log, range, &mut out).unwrap() {
+            if let ReadOutcome::Done { bytes, .. } = storage.read(io, log, range, &mut out).unwrap() {
                 let got: Vec<u8> = out.iter().flat_map(|slice| slice.iter().copied()).collect();
                 let first = batches(&got).next().and_then(Result::ok);
                 return (first.map(|batch| batch.header().base_offset), bytes);
