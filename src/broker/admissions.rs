@@ -84,7 +84,7 @@ impl Broker {
     pub(super) fn await_admission(&mut self, io: &mut impl Io, task: Task<'_>, ask: bool) -> Option<Answer> {
         let Query::Produce(produce) = &task.query else { return None };
         let bytes = produce.records.len();
-        if self.stalled_bytes + bytes > super::STALLED_BYTES_MAX {
+        if self.stalled_bytes + bytes > super::stalled::STALLED_BYTES_MAX {
             return Some(Answer::Error(ErrorCode::RequestTimedOut));
         }
         let header = BatchHeader::parse(&produce.records).ok()?;

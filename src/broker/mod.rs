@@ -19,6 +19,7 @@ pub mod mail; // what shards tell each other
 mod partition; // the partitions of a shard
 mod reply_memory; // what answers to fetches may hold
 pub mod request; // requests and responses on their way
+mod stalled; // appends that wait for room
 pub mod survey; // what the control thread is shown
 mod topics; // partitions made what the cluster image says
 pub mod transaction; // transactional ids
@@ -54,8 +55,6 @@ use transactions::Transactions;
 const TIMEOUT_CHECK_NS: u64 = 250_000_000;
 /// Storage's own timers are run this often.
 const TICK_NS: u64 = 50_000_000;
-/// Bytes of appends that may wait for room in the journal.
-const STALLED_BYTES_MAX: usize = 64 << 20;
 
 /// Replies that wait for their clients hold this part of a shard's memory at most.
 const REPLY_MEMORY_PART: usize = 8;
@@ -429,39 +428,6 @@ impl Broker {
             self.storage_event(io, event);
         }
         self.retry_stalled(io);
-    }
-
-    // ---- appends that wait for room ----
-
-    /// Keeps an append until the journal has room again; beyond the limit it is refused, and the client tries again.
-    fn stall(&mut self, task: Task<'_>) -> Option<Answer> {
-        let mail::Query::Produce(produce) = &task.query else { return None };
-        let bytes = produce.records.len();
-        if self.stalled_bytes + bytes > STALLED_BYTES_MAX {
-            return Some(Answer::Error(ErrorCode::RequestTimedOut));
-        }
-        let key = (task.topic_id, task.partition);
-        let partition = self.partitions.find(key.0, key.1)?;
-        if partition.stalled.is_empty() {
-            self.stalled.push(key);
-        }
-        partition.stalled.push_back(task.into_owned());
-        self.stalled_bytes += bytes;
-        None
-    }
-
-    fn retry_stalled(&mut self, io: &mut impl Io) {
-        for (topic_id, index) in std::mem::take(&mut self.stalled) {
-            let Some(partition) = self.partitions.find(topic_id, index) else { continue };
-            if !self.storage.has_room(partition.log) {
-                self.stalled.push((topic_id, index));
-                continue;
-            }
-            for task in std::mem::take(&mut partition.stalled) {
-                self.stalled_bytes -= task.produce_bytes();
-                self.execute(io, task);
-            }
-        }
     }
 
     /// Hands what the turn appended to the disk.

@@ -1,10 +1,11 @@
-//! The aborted transactions of a log: what a reader of committed data has to skip of what it reads.
+//! What a reader of committed data needs to know of a log: where its stable part ends, and the aborted transactions to skip in it.
 //!
-//! They lie in the segments' `.txnindex` files, and, until they are known to be there, in memory. The files are read through
+//! The aborted transactions lie in the segments' `.txnindex` files, and, until they are known to be there, in memory. The files are read through
 //! the cache like other indexes; unlike those they must not be damaged, as there is no other way to know.
 
 use super::cache::PieceKey;
 use super::names::FileKind;
+use super::producer_state::ProducerState;
 use super::segment::Segment;
 use super::store::Storage;
 use super::transaction_index::{self, AbortedTxn};
@@ -13,6 +14,19 @@ use crate::io::Io;
 use crate::io::buffer::Slice;
 
 impl Storage {
+    /// Where read-committed readers stop: the first offset of an open transaction, or the high watermark. What was deleted of a
+    /// transaction does not hold them.
+    pub fn last_stable_offset(&self, log: LogId) -> Option<i64> {
+        let log = self.logs.get(log)?;
+        let unstable = log.producers.first_unstable_offset().unwrap_or(i64::MAX);
+        Some(log.high_watermark.min(unstable.max(log.log_start_offset)))
+    }
+
+    /// The producers that a log knows.
+    pub fn producers(&self, log: LogId) -> Option<&ProducerState> {
+        self.logs.get(log).map(|log| &log.producers)
+    }
+
     /// Adds to `out` the aborted transactions that have records from `from` on to before `to`. False while an index is being
     /// read: [`Event::ReadReady`] tells when to call again.
     pub fn aborted_transactions(

@@ -488,19 +488,6 @@ impl Storage {
         }))
     }
 
-    /// Where read-committed readers stop: the first offset of an open transaction, or the high watermark. What was deleted of a
-    /// transaction does not hold them.
-    pub fn last_stable_offset(&self, log: LogId) -> Option<i64> {
-        let log = self.logs.get(log)?;
-        let unstable = log.producers.first_unstable_offset().unwrap_or(i64::MAX);
-        Some(log.high_watermark.min(unstable.max(log.log_start_offset)))
-    }
-
-    /// The producers that a log knows.
-    pub fn producers(&self, log: LogId) -> Option<&ProducerState> {
-        self.logs.get(log).map(|log| &log.producers)
-    }
-
     /// The largest epoch not above `epoch` and the offset where it ends, as OffsetForLeaderEpoch answers; (-1, -1)
     /// when there is none.
     pub fn end_offset_for_epoch(&self, log: LogId, epoch: i32) -> (i32, i64) {
