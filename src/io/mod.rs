@@ -24,6 +24,7 @@ pub mod buffer;
 pub mod clock;
 pub mod driver;
 mod file;
+mod file_task;
 mod flights;
 mod handles;
 mod mapping;

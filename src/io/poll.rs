@@ -27,6 +27,7 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll};
 
 use super::clock::{Clock, monotonic_ns};
+use super::file_task::Brought;
 use super::flights::{Flights, Key};
 use super::handles::Handles;
 use super::socket::SocketOptions;
@@ -34,7 +35,7 @@ use super::wake::Waker;
 use super::{Completion, DirEntry, Errno, Handle, Io, Op, Payload, Stats, Token, file};
 use receive::ReceiveBuffers;
 use sockets::{Sending, Sock};
-use workers::{Brought, Done, Job, Workers};
+use workers::{Done, Job, Workers};
 
 /// The event's name in epoll; no handle has it.
 const EVENT: u64 = u64::MAX;

@@ -10,6 +10,7 @@
 //! - At most one ring entry a flight is with the kernel at a time.
 //! - Only the thread that made the driver enters the ring (it is not `Send`).
 
+mod blocking;
 mod fixed;
 mod flight;
 mod land;
@@ -426,6 +427,10 @@ impl Io for UringIo {
     }
 
     fn block_on(&mut self, op: Op) -> Completion {
+        let op = match self.call(op, BLOCKING) {
+            Ok(completion) => return completion,
+            Err(op) => op,
+        };
         self.submit(op, BLOCKING);
         let mut others = Vec::new();
         let mut woken = false;

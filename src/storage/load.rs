@@ -465,10 +465,21 @@ impl Rebuilt {
         let pending = std::mem::take(&mut self.segment.pending);
         self.offsets.extend_from_slice(&pending.offsets);
         self.times.extend_from_slice(&pending.times);
-        for (kind, bytes) in [(FileKind::OffsetIndex, &self.offsets), (FileKind::TimeIndex, &self.times)] {
+        let read = |io: &mut _, kind| {
             let path = log.file_path(base_offset, kind);
-            let known = read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))?;
+            read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))
+        };
+        let (offsets, times) = (read(io, FileKind::OffsetIndex)?, read(io, FileKind::TimeIndex)?);
+        if times.as_ref().is_some_and(|times| times.len() > self.times.len()) {
+            // A clean stop adds an entry for the last records.
+            self.segment.add_closing_entry();
+            self.times.append(&mut self.segment.pending.times);
+        }
+        let indexes =
+            [(FileKind::OffsetIndex, offsets, &self.offsets), (FileKind::TimeIndex, times, &self.times)];
+        for (kind, known, bytes) in indexes {
             if known.as_ref() != Some(bytes) {
+                let path = log.file_path(base_offset, kind);
                 write_file(io, &path, bytes).map_err(|error| io_error(&path, error))?;
             }
         }

@@ -730,8 +730,8 @@ fn many_writes_in_flight<I: Io>(io: &mut I, env: &mut dyn Env) {
 fn buffers_of_a_pool_are_written_and_read<I: Io>(io: &mut I, env: &mut dyn Env) {
     let mut io = Driver::new(io);
     let file = io.open(env.dir().join("file"), DIRECT);
-    // Two pools, as two shards have; the sizes mix small and large, odd starts, and one larger than the rest together.
-    let pools = [BufferPool::new(12 << 20), BufferPool::new(24 << 20)];
+    // Two pools, as two shards have; the sizes mix small and large, odd starts, and one larger than an arena.
+    let pools = [BufferPool::new(12 << 20), BufferPool::new(72 << 20)];
     let mut offset = 0;
     let mut written = Vec::new();
     for (at, len) in [4096, 1 << 20, 8192, 300 << 10, 4096, 16 << 20].into_iter().enumerate() {

@@ -5,8 +5,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::sockets::{Sending, Sock};
-use super::workers::{Job, Task};
+use super::workers::Job;
 use super::{Entry, Flight, PollIo};
+use crate::io::file_task::Task;
 use crate::io::{Errno, Handle, Op, Payload, Token};
 
 /// What an op that could not begin ends with.
@@ -52,7 +53,7 @@ impl PollIo {
     }
 
     /// The job that an op without a buffer to return is.
-    fn task(&self, op: Op) -> Result<Task, Errno> {
+    fn task(&self, op: Op) -> Result<Task<Arc<OwnedFd>>, Errno> {
         Ok(match op {
             Op::Open { path, mode } => Task::Open { path, mode },
             Op::Write { file, offset, data, sync } => {
@@ -69,7 +70,7 @@ impl PollIo {
         })
     }
 
-    fn queue(&mut self, token: Token, task: Task) -> Result<(), Refused> {
+    fn queue(&mut self, token: Token, task: Task<Arc<OwnedFd>>) -> Result<(), Refused> {
         let key = self.flights.insert(token, Flight::Job);
         self.jobs.push(Job { key, task });
         Ok(())

@@ -5,39 +5,18 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags};
-use rustix::io::{Errno as SystemError, ReadWriteFlags};
-
-use crate::io::buffer::{AlignedBuf, Slice};
+use crate::io::Errno;
+use crate::io::file_task::{Brought, Task};
 use crate::io::flights::Key;
 use crate::io::wake::Waker;
-use crate::io::{BLOCK_BYTES, Errno, OpenMode};
-
-/// The kernel moves at most 2 GiB in a call; a round number below.
-const TRANSFER_BYTES_MAX: usize = 1 << 30;
 
 pub(super) struct Job {
     pub key: Key,
-    pub task: Task,
-}
-
-pub(super) enum Task {
-    Open { path: PathBuf, mode: OpenMode },
-    Read { file: Arc<OwnedFd>, offset: u64, buf: AlignedBuf, len: usize },
-    Write { file: Arc<OwnedFd>, offset: u64, data: Slice, sync: bool },
-    Sync { file: Arc<OwnedFd>, data_only: bool },
-    Truncate { file: Arc<OwnedFd>, len: u64 },
-    Allocate { file: Arc<OwnedFd>, offset: u64, len: u64 },
-    Rename { from: PathBuf, to: PathBuf },
-    Unlink { path: PathBuf },
-    RemoveDir { path: PathBuf },
-    CreateDir { path: PathBuf },
-    Close { file: Arc<OwnedFd> },
+    pub task: Task<Arc<OwnedFd>>,
 }
 
 /// What became of a job.
@@ -45,12 +24,6 @@ pub(super) struct Done {
     pub key: Key,
     pub result: Result<usize, Errno>,
     pub brought: Brought,
-}
-
-pub(super) enum Brought {
-    Nothing,
-    File(OwnedFd),
-    Buffer(AlignedBuf),
 }
 
 pub(super) struct Workers {
@@ -170,7 +143,8 @@ impl Shared {
                 continue;
             };
             drop(queues);
-            let done = job.run();
+            let (result, brought) = job.task.run();
+            let done = Done { key: job.key, result, brought };
             lock(&self.done).push(done);
             self.has_done.store(true, Ordering::SeqCst);
             self.waker.nudge();
@@ -197,106 +171,4 @@ impl Queues {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Job {
-    fn run(self) -> Done {
-        let nothing = |result: Result<(), SystemError>| (result.map(|()| 0), Brought::Nothing);
-        let (result, brought) = match self.task {
-            Task::Open { path, mode } => match open(&path, mode) {
-                Ok(file) => (Ok(0), Brought::File(file)),
-                Err(errno) => (Err(errno), Brought::Nothing),
-            },
-            Task::Read { file, offset, mut buf, len } => {
-                (read(&file, offset, &mut buf[..len]), Brought::Buffer(buf))
-            }
-            Task::Write { file, offset, data, sync } => (write(&file, offset, &data, sync), Brought::Nothing),
-            Task::Sync { file, data_only: true } => nothing(rustix::fs::fdatasync(file)),
-            Task::Sync { file, data_only: false } => nothing(rustix::fs::fsync(file)),
-            Task::Truncate { file, len } => nothing(rustix::fs::ftruncate(file, len)),
-            Task::Allocate { file, offset, len } => {
-                nothing(rustix::fs::fallocate(file, FallocateFlags::empty(), offset, len))
-            }
-            Task::Rename { from, to } => nothing(rustix::fs::rename(from, to)),
-            Task::Unlink { path } => nothing(rustix::fs::unlinkat(CWD, path, AtFlags::empty())),
-            Task::RemoveDir { path } => nothing(rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)),
-            Task::CreateDir { path } => nothing(rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o755))),
-            Task::Close { file } => {
-                // The last reference closes it, here or where a job on it ends.
-                drop(file);
-                (Ok(0), Brought::Nothing)
-            }
-        };
-        Done { key: self.key, result: result.map_err(|error| Errno(error.raw_os_error())), brought }
-    }
-}
-
-/// Opens a file. Where the file system takes no direct I/O, every write is a synced one instead: a `durable` write
-/// promises that what was written before it is on stable media too, which for direct writes the flush of the device's
-/// cache does, but nothing would for pages of the system's cache. (The pre-flight check refuses file systems in memory.)
-fn open(path: &PathBuf, mode: OpenMode) -> Result<OwnedFd, SystemError> {
-    let flags = OFlags::from_bits_retain(mode.flags() as u32);
-    let permissions = Mode::from_raw_mode(0o644);
-    match retry(|| rustix::fs::open(path, flags, permissions)) {
-        Err(SystemError::INVAL) if mode.direct => {
-            let synced = flags.difference(OFlags::DIRECT).union(OFlags::DSYNC);
-            retry(|| rustix::fs::open(path, synced, permissions))
-        }
-        other => other,
-    }
-}
-
-/// Reads until `into` is full or the file ends. A step after a short one starts at a block again, as direct I/O must.
-fn read(file: &OwnedFd, offset: u64, into: &mut [u8]) -> Result<usize, SystemError> {
-    let mut done = 0;
-    while done < into.len() {
-        let start = done / BLOCK_BYTES * BLOCK_BYTES;
-        let end = into.len().min(start + TRANSFER_BYTES_MAX);
-        let at = offset.saturating_add(start as u64);
-        let moved = retry(|| rustix::io::pread(file, &mut into[start..end], at))?;
-        if start + moved <= done {
-            break;
-        }
-        done = start + moved;
-    }
-    Ok(done)
-}
-
-/// Writes all of `data`.
-fn write(file: &OwnedFd, offset: u64, data: &[u8], sync: bool) -> Result<usize, SystemError> {
-    let mut done = 0;
-    while done < data.len() {
-        let start = done / BLOCK_BYTES * BLOCK_BYTES;
-        let end = data.len().min(start + TRANSFER_BYTES_MAX);
-        let at = offset.saturating_add(start as u64);
-        let moved = retry(|| write_step(file, at, &data[start..end], sync))?;
-        if start + moved <= done {
-            return Err(SystemError::IO);
-        }
-        done = start + moved;
-    }
-    Ok(done)
-}
-
-fn write_step(file: &OwnedFd, at: u64, data: &[u8], sync: bool) -> Result<usize, SystemError> {
-    if !sync {
-        return rustix::io::pwrite(file, data, at);
-    }
-    match rustix::io::pwritev2(file, &[io::IoSlice::new(data)], at, ReadWriteFlags::DSYNC) {
-        // A kernel in user space (gVisor) or a profile that does not know the call or its flag.
-        Err(SystemError::OPNOTSUPP | SystemError::NOSYS | SystemError::PERM) => {
-            let moved = rustix::io::pwrite(file, data, at)?;
-            rustix::fs::fdatasync(file).map(|()| moved)
-        }
-        other => other,
-    }
-}
-
-fn retry<T>(mut call: impl FnMut() -> Result<T, SystemError>) -> Result<T, SystemError> {
-    loop {
-        match call() {
-            Err(SystemError::INTR) => {}
-            other => return other,
-        }
-    }
 }
