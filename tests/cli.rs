@@ -417,3 +417,46 @@ fn completions_help_and_exit_codes_without_a_broker() {
     let both = format!("127.0.0.1:1,{}", broker.address);
     assert!(run(&["topic", "list", "--bootstrap", &both]).status.success());
 }
+
+#[test]
+fn health_is_an_exit_code() {
+    let broker = shared();
+    assert!(broker.run(&["health"]).contains("serving"));
+    // Without an address: where the file and the environment say that the broker listens.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("server.properties");
+    std::fs::write(&file, format!("listeners=PLAINTEXT://{}\n", broker.address)).unwrap();
+    let health = |arguments: &[&str], listeners: &str| {
+        let mut command = Command::new(BINARY);
+        command.arg("health").args(arguments).env("KAFKA_LISTENERS", listeners).output().unwrap()
+    };
+    let port = broker.address.rsplit(':').next().unwrap();
+    assert!(health(&[], &format!("PLAINTEXT://:{port}")).status.success());
+    let mut by_file = Command::new(BINARY);
+    assert!(by_file.args(["health", "--config"]).arg(&file).output().unwrap().status.success());
+    assert_eq!(failed(&health(&["--timeout-ms", "500"], "PLAINTEXT://127.0.0.1:1")).0, 5);
+}
+
+#[test]
+fn a_service_manager_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let child = Command::new(BINARY)
+        .args(["serve", "--log", "warn", "--set", &format!("log.dirs={}", dir.path().join("data").display())])
+        .args(["--set", "listeners=PLAINTEXT://127.0.0.1:0", "--set", "shards=1"])
+        .env("NOTIFY_SOCKET", &path)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let told = |bytes: &mut [u8; 64]| {
+        let len = socket.recv(bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..len]).into_owned()
+    };
+    assert_eq!(told(&mut [0; 64]), "READY=1");
+    interrupt(&child, "TERM");
+    assert_eq!(told(&mut [0; 64]), "STOPPING=1");
+    let mut child = child;
+    assert!(child.wait().unwrap().success());
+}

@@ -68,6 +68,14 @@ impl Broker {
     }
 }
 
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // Of a test that has failed; else it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Makes `io_uring_setup` fail in the command's process, as container profiles do.
 fn without_io_uring(command: &mut Command) {
     let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };

@@ -25,6 +25,7 @@ mod encoding;
 mod failure;
 mod group;
 mod groups;
+mod health;
 mod output;
 mod produce;
 mod serve;
@@ -61,6 +62,8 @@ enum Command {
     Group(group::Args),
     /// Show every configuration key; describe and change what a topic or a broker has set
     Config(config::Args),
+    /// Ask whether the broker serves, for health checks
+    Health(health::Args),
     /// Show what is in the files of a data directory, and where they are damaged
     Dump(dump::Args),
     /// Print the completions of a shell
@@ -77,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::Consume(args) => consume::run(args),
         Command::Group(args) => group::run(args),
         Command::Config(args) => config::run(args),
+        Command::Health(args) => health::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),
     };

@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 use std::net::Ipv4Addr;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -102,8 +104,10 @@ async fn run_broker(config: BrokerConfig) -> Result<(), ServeError> {
         site.begin(&server);
     }
     say_ready(&server, url.as_deref());
+    notify_service_manager("READY=1");
     until_signalled(&server).await?;
     tracing::info!("stopping");
+    notify_service_manager("STOPPING=1");
     server.stop();
     let joined = tokio::task::spawn_blocking(|| server.join()).await;
     let joined = joined.unwrap_or_else(|error| Err(ServeError::Runtime(error.to_string())));
@@ -122,6 +126,20 @@ fn say_ready(server: &Server, url: Option<&str>) {
     let mut out = std::io::stdout().lock();
     // Whoever closed the pipe does not want to know.
     let _ = writeln!(out, "ready {address}{url}").and_then(|()| out.flush());
+}
+
+/// Tells systemd, or whoever else named a socket in the environment, what has been reached (`Type=notify`).
+fn notify_service_manager(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match path.as_encoded_bytes() {
+        // A name in the abstract namespace.
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&path),
+    };
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
+    if let Err(error) = sent {
+        tracing::warn!(%error, state, "the service manager could not be told");
+    }
 }
 
 /// Returns at SIGTERM or SIGINT, or when a shard has ended.

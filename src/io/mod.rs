@@ -21,6 +21,7 @@
 pub mod affinity;
 mod arena;
 pub mod buffer;
+pub mod cgroup;
 pub mod clock;
 pub mod driver;
 mod file;

@@ -10,6 +10,7 @@ pub mod connection_quota;
 pub mod local;
 pub mod mailbox;
 pub mod shard;
+mod share;
 pub mod token;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -35,9 +36,8 @@ use connection_quota::ConnectionQuota;
 use local::Door;
 use mailbox::{Mailbox, PostOffice};
 use shard::{Shard, ShardLimits};
+use share::{Machine, SHARD_BYTES_MIN, Share};
 
-/// What the buffers take at most unless the configuration says more.
-const MEMORY_BYTES_DEFAULT_MAX: usize = 512 << 20;
 /// Open files asked of the system; a smaller limit is said at start.
 const OPEN_FILES_WANTED: usize = 100_000;
 
@@ -89,7 +89,8 @@ struct Plan {
     config: Arc<BrokerConfig>,
     driver: DriverKind,
     shards: usize,
-    cores: Vec<usize>,
+    pin: bool,
+    machine: Machine,
     memory_bytes: usize,
     connections: Arc<ConnectionQuota>,
     seed: u128,
@@ -125,18 +126,16 @@ impl Server {
     /// Starts all shards; on return they serve.
     pub fn start(config: BrokerConfig) -> Result<Server, ServeError> {
         let cores = affinity::allowed_cores();
-        let shards = if config.shards == 0 { cores.len().max(1) } else { config.shards };
-        let memory_bytes = match config.storage.memory_bytes {
-            0 => default_memory_bytes(),
-            bytes => bytes as usize,
-        };
+        let machine = Machine::read(cores);
+        let Share { shards, pin, memory_bytes } = machine.share(&config);
         let (driver, open_files_max) = preflight(&config, memory_bytes)?;
         let plan = Arc::new(Plan {
             connections: Arc::new(ConnectionQuota::new(&config.sockets, open_files_max)),
             config: Arc::new(config),
             driver,
             shards,
-            cores,
+            pin,
+            machine,
             memory_bytes,
             seed: seed(),
             stop: Arc::new(AtomicBool::new(false)),
@@ -275,8 +274,9 @@ impl Plan {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             shards = self.shards,
-            cores = ?self.cores,
-            pinned = config.pin,
+            cores = ?self.machine.cores,
+            pinned = self.pin,
+            cpus_max = self.machine.limits.cpus,
             routing = ?config.routing,
             driver = %self.driver,
             "ringlog"
@@ -284,6 +284,7 @@ impl Plan {
         tracing::info!(acks_0 = ?levels.acks0, acks_1 = ?levels.acks1, acks_all = ?levels.all, "ack levels");
         tracing::info!(
             memory_mib = self.memory_bytes >> 20,
+            memory_max_mib = self.machine.limits.memory_bytes.map(|bytes| bytes >> 20),
             connections = self.connections.max(),
             requests_a_connection = config.sockets.connection_requests_max,
             request_bytes = config.sockets.request_max_bytes,
@@ -336,8 +337,8 @@ fn run_shard(
     reports: mpsc::Sender<Ready>,
     wakers: &mpsc::Receiver<Vec<Waker>>,
 ) -> Result<(), ServeError> {
-    if plan.config.pin && shard < plan.cores.len() && !affinity::pin_to(plan.cores[shard]) {
-        tracing::warn!(shard, core = plan.cores[shard], "the shard could not be pinned");
+    if plan.pin && shard < plan.machine.cores.len() && !affinity::pin_to(plan.machine.cores[shard]) {
+        tracing::warn!(shard, core = plan.machine.cores[shard], "the shard could not be pinned");
     }
     let mut shard_loop = open_shard(plan, shard, mail, given)?;
     let waker = shard_loop.io.waker();
@@ -469,7 +470,7 @@ fn driver_options(config: &BrokerConfig) -> DriverOptions {
 
 fn storage_options(plan: &Plan, shard: usize) -> StorageOptions {
     let config = &plan.config;
-    let share = (plan.memory_bytes / plan.shards).max(32 << 20);
+    let share = (plan.memory_bytes / plan.shards).max(SHARD_BYTES_MIN);
     let dirs: Vec<PathBuf> = config.log_dirs.clone();
     let storage = &config.storage;
     let mut options = StorageOptions::new(shard as u32, dirs, BufferPool::new(share));
@@ -555,20 +556,6 @@ fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
-}
-
-/// A quarter of the memory that this process may use, but no more than pays: until all of it has been touched once, each
-/// fresh page costs a produce more than everything else it does.
-fn default_memory_bytes() -> usize {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let machine = read("/proc/meminfo")
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?.to_owned();
-            line.split_whitespace().nth(1)?.parse::<usize>().ok()
-        })
-        .map_or(1 << 30, |kib| kib * 1024);
-    let container = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse::<usize>().ok());
-    (container.map_or(machine, |limit| limit.min(machine)) / 4).min(MEMORY_BYTES_DEFAULT_MAX)
 }
 
 fn seed() -> u128 {
