@@ -29,6 +29,8 @@ struct Scene {
     world: SimWorld,
     shards: Vec<Shard>,
     failures: Vec<String>,
+    /// The size of a journal file, and of all together.
+    journal_bytes: (u64, u64),
 }
 
 struct Shard {
@@ -46,10 +48,14 @@ fn config() -> LogConfig {
 
 impl Scene {
     fn new(seed: u64, shards: u32) -> Scene {
+        Scene::with_journal(seed, shards, (64 << 20, 1 << 30))
+    }
+
+    fn with_journal(seed: u64, shards: u32, journal_bytes: (u64, u64)) -> Scene {
         let world = SimWorld::new(seed, SimOptions::default());
         world.add_disk(Path::new("/disk"));
         world.create_dir_all(Path::new(DIR));
-        let mut scene = Scene { world, shards: Vec::new(), failures: Vec::new() };
+        let mut scene = Scene { world, shards: Vec::new(), failures: Vec::new(), journal_bytes };
         scene.start(shards, &[]);
         scene
     }
@@ -68,6 +74,7 @@ impl Scene {
         for (shard, mut io) in ios.into_iter().enumerate() {
             let mut options = StorageOptions::new(shard as u32, dirs.to_vec(), BufferPool::new(32 << 20));
             options.flush_interval_ms = 50;
+            (options.journal_file_bytes, options.journal_max_bytes) = self.journal_bytes;
             let storage = Storage::open(&mut io, options).unwrap();
             self.shards.push(Shard { io, storage });
         }
@@ -301,5 +308,21 @@ fn records_may_be_deleted_while_their_segments_are_synced() {
         let log = scene.open(0, &of);
         assert_eq!(scene.shards[0].storage.log_start_offset(log), Some(55));
         assert_eq!(scene.end(0, log), 60);
+    }
+}
+
+/// The journal's files were freed when a sync ended; where all that they held had been synced already, none did, and
+/// appends waited for ever.
+#[test]
+fn a_journal_that_is_safe_already_is_freed() {
+    let mut scene = Scene::with_journal(1, 1, (1 << 20, 8 << 20));
+    let log = scene.create(0, &topic("t", 1));
+    for _ in 0..8 {
+        // As much as fits, then nothing until there is room for more.
+        while scene.shards[0].storage.has_room(log) {
+            scene.append(0, log, 1, 200 << 10);
+        }
+        (0..200).for_each(|_| scene.turn(0));
+        scene.run_until("room for an append", |scene| scene.shards[0].storage.has_room(log));
     }
 }

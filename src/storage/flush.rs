@@ -97,7 +97,7 @@ impl Storage {
 
     /// Starts what waits, as far as the limits allow.
     pub(super) fn run_work(&mut self, io: &mut impl Io) {
-        self.relieve();
+        self.relieve(io);
         while self.work_running < WORK_MAX
             && let Some(id) = self.work.pop_front()
         {
@@ -106,7 +106,7 @@ impl Storage {
     }
 
     /// Flushes by memory, frees journal files by their size.
-    fn relieve(&mut self) {
+    fn relieve(&mut self, io: &mut impl Io) {
         let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
         if pinned * 100 > self.options.tail_max_bytes * PINNED_FLUSH_PERCENT && self.work.len() < WORK_MAX {
             self.flush_dirty(WORK_MAX);
@@ -116,17 +116,19 @@ impl Storage {
             let full =
                 home.journal.used_bytes() * 100 > self.options.journal_max_bytes * JOURNAL_RECLAIM_PERCENT;
             if full && home.online && home.reclaim.is_none() {
-                self.begin_reclaim(dir);
+                self.begin_reclaim(io, dir);
             }
         }
     }
 
-    fn begin_reclaim(&mut self, dir: usize) {
+    fn begin_reclaim(&mut self, io: &mut impl Io, dir: usize) {
         let (Some(last_file), logs) = self.dirs[dir].journal.checkpoint() else { return };
         for &(id, end_offset) in &logs {
             self.ask(id, end_offset, end_offset);
         }
         self.dirs[dir].reclaim = Some(Reclaim { last_file, logs, checkpointing: false });
+        // They may all be safe already: no sync ends then that would tell.
+        self.check_reclaim(io, dir);
     }
 
     /// Writes the checkpoints once all logs of the journal files to be freed are safe; the files are freed after that,

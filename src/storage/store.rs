@@ -722,6 +722,8 @@ impl Storage {
             self.run_removals(io, now);
             self.bury(io);
             self.ask_haunted();
+            // A log that was waited for may be gone.
+            (0..self.dirs.len()).for_each(|dir| self.check_reclaim(io, dir));
         }
         self.run_retention(io, now, wall_ms);
         self.run_cleaner(io, now, wall_ms);
