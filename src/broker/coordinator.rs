@@ -13,14 +13,15 @@ use super::group::{
     AppendId, DeletedTopic, Effect, GroupConfig, GroupCoordinator, GroupRequest, Now, OFFSETS_TOPIC, ReplyTo,
     TopicLookup,
 };
-use super::mail::Answer;
+use super::handlers::write_txn_markers;
+use super::mail::{Answer, GatherRef};
 use super::partition::{Waiter, WaiterTo};
 use super::request::{Forwarded, Head, RequestId, Response};
-use super::transaction::TRANSACTION_TOPIC;
+use super::transaction::{Marker, TRANSACTION_TOPIC};
 use crate::config::BrokerConfig;
 use crate::io::Io;
 use crate::metadata::{ClusterImage, Topic};
-use crate::protocol::{ErrorCode, Uuid};
+use crate::protocol::{ApiKey, ErrorCode, Uuid};
 use crate::record::batch::batches;
 use crate::storage::{AckLevel, AppendError, AppendOptions, ReadError, ReadOutcome, ReadRange};
 
@@ -30,6 +31,8 @@ const LOAD_STEP_BYTES: usize = 1024 * 1024;
 pub struct Coordinator {
     groups: GroupCoordinator,
     waiting: Slab<(usize, Head)>,
+    /// Who waits for a marker.
+    marking: Slab<(GatherRef, u32)>,
     /// Partitions that are served or being loaded.
     owned: BTreeSet<i32>,
     /// Partitions being loaded, and how far.
@@ -55,6 +58,7 @@ impl Coordinator {
         Coordinator {
             groups: GroupCoordinator::new(config, partitions),
             waiting: Slab::new(),
+            marking: Slab::new(),
             owned: BTreeSet::new(),
             loading: BTreeMap::new(),
             effects: Vec::new(),
@@ -88,7 +92,13 @@ impl Broker {
         Now { monotonic_ms: (self.now_ns / 1_000_000) as i64, wall_ms: self.wall_ms }
     }
 
-    pub(super) fn group_request(&mut self, io: &mut impl Io, request: Forwarded) {
+    /// `admitted`: what the transaction coordinator says to offsets of a transaction.
+    pub(super) fn group_request(
+        &mut self,
+        io: &mut impl Io,
+        request: Forwarded,
+        admitted: Result<(), ErrorCode>,
+    ) {
         let now = self.group_now();
         let Some(coordinator) = &mut self.coordinator else { return };
         let to = ReplyTo(coordinator.waiting.insert((request.shard, request.head)) as u64);
@@ -101,7 +111,13 @@ impl Broker {
             to,
         };
         let mut effects = std::mem::take(&mut coordinator.effects);
-        let handled = coordinator.groups.handle(now, group_request, &Topics(&self.image), &mut effects);
+        let (groups, topics) = (&mut coordinator.groups, Topics(&self.image));
+        let handled = match request.head.api_key {
+            ApiKey::TxnOffsetCommit => {
+                groups.commit_in_transaction(now, group_request, admitted, &topics, &mut effects)
+            }
+            _ => groups.handle(now, group_request, &topics, &mut effects),
+        };
         self.carry_out(io, effects);
         if let Err(error) = handled {
             tracing::debug!(%error, api = %request.head.api_key, "a group request could not be read");
@@ -117,10 +133,21 @@ impl Broker {
                 match effect {
                     Effect::Reply { to, body } => self.reply_group(to, Some(body)),
                     Effect::Append { partition, append, batch, durable } => {
-                        if let Err(error) = self.append_offsets(io, partition, append, &batch, durable) {
+                        let batch = Some(batch);
+                        if let Err(error) = self.append_offsets(io, partition, append, batch, 0, durable) {
                             failed.push((append, error));
                         }
                     }
+                    Effect::AppendMarker { partition, append, marker, durable } => {
+                        let batch = write_txn_markers::batch(&marker, self.wall_ms);
+                        let version = marker.transaction_version;
+                        if let Err(error) =
+                            self.append_offsets(io, partition, append, batch, version, durable)
+                        {
+                            failed.push((append, error));
+                        }
+                    }
+                    Effect::Marked { to, result } => self.offsets_marked(io, to, result),
                 }
             }
             let now = self.group_now();
@@ -147,9 +174,11 @@ impl Broker {
         io: &mut impl Io,
         partition: i32,
         append: AppendId,
-        batch: &[u8],
+        batch: Option<Vec<u8>>,
+        transaction_version: i16,
         durable: bool,
     ) -> Result<(), ErrorCode> {
+        let Some(batch) = batch else { return Err(ErrorCode::UnknownServerError) };
         let topic_id = self.image.topic(OFFSETS_TOPIC).map(|topic| topic.id);
         let partition = topic_id.and_then(|topic_id| self.partitions.find(topic_id, partition));
         let Some(partition) = partition else { return Err(ErrorCode::NotCoordinator) };
@@ -159,9 +188,9 @@ impl Broker {
             log_append_time_ms: None,
             wall_ms: self.wall_ms,
             coordinator: true,
-            transaction_version: 0,
+            transaction_version,
         };
-        match self.storage.append(io, partition.log, batch, options) {
+        match self.storage.append(io, partition.log, &batch, options) {
             Ok(appended) => {
                 let answer = Answer::Produced {
                     base_offset: appended.base_offset,
@@ -173,8 +202,39 @@ impl Broker {
                 Ok(())
             }
             Err(AppendError::Busy) => Err(ErrorCode::CoordinatorNotAvailable),
+            Err(AppendError::InvalidProducerEpoch) => Err(ErrorCode::InvalidProducerEpoch),
+            Err(AppendError::CoordinatorFenced) => Err(ErrorCode::TransactionCoordinatorFenced),
             Err(_) => Err(ErrorCode::NotCoordinator),
         }
+    }
+
+    /// Has a transaction ended in a partition of the offsets topic; its answer goes to the gather.
+    pub(super) fn mark_offsets(
+        &mut self,
+        io: &mut impl Io,
+        partition: i32,
+        marker: Marker,
+        gather: GatherRef,
+        index: u32,
+    ) {
+        let now = self.group_now();
+        let Some(coordinator) = &mut self.coordinator else { return };
+        let to = ReplyTo(coordinator.marking.insert((gather, index)) as u64);
+        let mut effects = std::mem::take(&mut coordinator.effects);
+        coordinator.groups.end_transaction(now, partition, marker, to, &mut effects);
+        self.carry_out(io, effects);
+    }
+
+    fn offsets_marked(&mut self, io: &mut impl Io, to: ReplyTo, result: Result<(), ErrorCode>) {
+        let marking = self.coordinator.as_mut().map(|coordinator| &mut coordinator.marking);
+        let Some((gather, index)) = marking.and_then(|all| all.try_remove(to.0 as usize)) else { return };
+        let answer = match result {
+            Ok(()) => Answer::Marked,
+            Err(ErrorCode::NotCoordinator) => Answer::Error(ErrorCode::NotLeaderOrFollower),
+            Err(ErrorCode::CoordinatorNotAvailable) => Answer::Error(ErrorCode::RequestTimedOut),
+            Err(error) => Answer::Error(error),
+        };
+        self.answer(io, gather, index, answer);
     }
 
     pub(super) fn coordinator_appended(

@@ -13,6 +13,7 @@ use slab::Slab;
 use super::controller::Controller;
 use super::coordinator::Load;
 use super::gather::{Gather, Kind, Layout};
+use super::handlers::txn_offset_commit;
 use super::mail::{Admit, Admitted, Answer, Mail, Query, Task};
 use super::partition::{Waiter, WaiterTo};
 use super::request::{Forwarded, Head, Response};
@@ -33,12 +34,19 @@ const MARKERS_TIMEOUT_NS: u64 = 30_000_000_000;
 pub struct Transactions {
     coordinator: TransactionCoordinator,
     waiting: Slab<(usize, Head)>,
-    admissions: Slab<Admit>,
+    admissions: Slab<Asking>,
     /// Partitions that are served or being loaded.
     owned: BTreeSet<i32>,
     /// Partitions being loaded, and how far.
     loading: BTreeMap<i32, i64>,
     effects: Vec<Effect>,
+}
+
+/// What waits to be part of a transaction.
+enum Asking {
+    Append(Admit),
+    /// TxnOffsetCommit.
+    Offsets(Forwarded),
 }
 
 impl Transactions {
@@ -160,7 +168,15 @@ impl Broker {
             partition: (topic, admit.partition),
             add: admit.add,
         };
-        let to = AdmitTo(transactions.admissions.insert(admit) as u64);
+        let to = AdmitTo(transactions.admissions.insert(Asking::Append(admit)) as u64);
+        self.with_transactions(io, |coordinator, _, effects| coordinator.admit(now, admission, to, effects));
+    }
+
+    /// Asks whether offsets may be committed as part of a transaction.
+    pub(super) fn admit_offsets(&mut self, io: &mut impl Io, admission: Admission, request: Forwarded) {
+        let now = self.transaction_now();
+        let Some(transactions) = &mut self.transactions else { return };
+        let to = AdmitTo(transactions.admissions.insert(Asking::Offsets(request)) as u64);
         self.with_transactions(io, |coordinator, _, effects| coordinator.admit(now, admission, to, effects));
     }
 
@@ -189,8 +205,12 @@ impl Broker {
                     Effect::Reply { to, body } => self.reply_transaction(to, Some(body)),
                     Effect::Admitted { to, result } => {
                         let admissions = self.transactions.as_mut().map(|all| &mut all.admissions);
-                        if let Some(admit) = admissions.and_then(|all| all.try_remove(to.0 as usize)) {
-                            self.post_admitted(io, admit, result);
+                        match admissions.and_then(|all| all.try_remove(to.0 as usize)) {
+                            Some(Asking::Append(admit)) => self.post_admitted(io, admit, result),
+                            Some(Asking::Offsets(request)) => {
+                                txn_offset_commit::admitted(self, io, request, result);
+                            }
+                            None => {}
                         }
                     }
                     Effect::Append { partition, append, batch, durable } => {

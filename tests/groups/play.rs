@@ -263,6 +263,9 @@ impl InProcess {
                     self.next_offset += i64::from(header.records_count);
                     self.log.borrow_mut().entry(partition).or_default().extend(batch);
                 }
+                Effect::AppendMarker { .. } | Effect::Marked { .. } => {
+                    unreachable!("no script ends transactions")
+                }
             }
         }
         for (append, offset) in appends {

@@ -8,8 +8,9 @@ use crate::protocol::messages::leave_group_response::LeaveGroupResponse;
 use crate::protocol::messages::offset_delete_response::OffsetDeleteResponse;
 use crate::protocol::{ErrorCode, Message};
 
-use super::handlers::{OffsetCommitAnswer, OffsetFetchAnswer};
+use super::handlers::{OffsetCommitAnswer, OffsetFetchAnswer, TxnOffsetCommitAnswer};
 use super::member::{MemberProtocol, Waiting};
+use super::transactions::OfTransaction;
 use super::{AppendId, Effect};
 
 /// One append, from the effect to its report.
@@ -21,12 +22,21 @@ pub struct Pending {
     /// Groups whose deletion ends the batch's records about them.
     pub deleted_groups: Vec<Arc<str>>,
     pub then: Then,
+    /// The offsets are of a transaction, or it ends one.
+    pub transaction: Option<OfTransaction>,
     answers: Vec<AnswerId>,
 }
 
 impl Pending {
     pub fn new(partition: i32, then: Then) -> Self {
-        Pending { partition, offsets: Vec::new(), deleted_groups: Vec::new(), then, answers: Vec::new() }
+        Pending {
+            partition,
+            offsets: Vec::new(),
+            deleted_groups: Vec::new(),
+            then,
+            transaction: None,
+            answers: Vec::new(),
+        }
     }
 }
 
@@ -88,6 +98,7 @@ pub struct AnswerId(u64);
 #[derive(Debug)]
 pub enum Response {
     OffsetCommit(OffsetCommitAnswer),
+    TxnOffsetCommit(TxnOffsetCommitAnswer),
     OffsetFetch(OffsetFetchAnswer),
     LeaveGroup(LeaveGroupResponse<'static>),
     DeleteGroups(DeleteGroupsResponse<'static>),
@@ -99,6 +110,7 @@ impl Response {
         let error = coordinator_error(append_error).code();
         match self {
             Response::OffsetCommit(answer) => answer.fail(error),
+            Response::TxnOffsetCommit(answer) => answer.fail(coordinator_error(append_error)),
             Response::OffsetFetch(answer) => answer.fail(fetch_error(append_error).code()),
             Response::LeaveGroup(response) => {
                 *response = LeaveGroupResponse { error_code: error, ..LeaveGroupResponse::default() };
@@ -121,6 +133,7 @@ impl Response {
     fn to_bytes(&self, version: i16) -> Vec<u8> {
         match self {
             Response::OffsetCommit(answer) => answer.to_bytes(version),
+            Response::TxnOffsetCommit(answer) => answer.to_bytes(version),
             Response::OffsetFetch(answer) => answer.to_bytes(version),
             Response::LeaveGroup(response) => response.to_bytes(version),
             Response::DeleteGroups(response) => response.to_bytes(version),

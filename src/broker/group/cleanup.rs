@@ -43,8 +43,7 @@ impl Turn<'_> {
         let mut last = None;
         for (id, group) in range.take(GROUPS_A_STEP) {
             last = Some(id.clone());
-            let in_transaction = partition.transactions.holds(id);
-            self.clean_up_group(group, in_transaction);
+            self.clean_up_group(group);
         }
         let next = last.filter(|id| {
             let rest = (Bound::Excluded(id.clone()), Bound::Unbounded);
@@ -56,16 +55,17 @@ impl Turn<'_> {
         }
     }
 
-    fn clean_up_group(&mut self, group: &mut Group, in_transaction: bool) {
+    fn clean_up_group(&mut self, group: &mut Group) {
         let Some(since) = retention_start(group) else { return };
         let mut expired = Vec::new();
-        let mut is_done = !in_transaction;
+        let mut is_done = !group.offsets.has_open();
         for (topic, partition, value) in group.offsets.iter(View::Latest) {
             let is_expired = match value.expire_timestamp_ms {
                 Some(expire_ms) => self.now.wall_ms >= expire_ms,
                 None => self.now.wall_ms.saturating_sub(since.of(value)) >= self.config.offsets_retention_ms,
             };
-            if is_expired && !group.classic.is_subscribed_to(topic) {
+            let is_free = !group.offsets.is_unstable(topic, partition);
+            if is_expired && is_free && !group.classic.is_subscribed_to(topic) {
                 expired.push((topic.clone(), partition));
             } else {
                 is_done = false;

@@ -11,13 +11,14 @@ use super::appends::{Appends, Pending, Then};
 use super::classic::State;
 use super::entry::Group;
 use super::handlers;
-use super::loading::{Loader, Transactions};
+use super::loading::Loader;
 use super::member::Waiting;
 use super::timers::{Payload, TimerKey, Timers};
+use super::transactions::Transactions;
 use super::turn::{MemberIds, Turn, Usage};
 use super::{
     AppendId, DeletedTopic, Effect, GroupConfig, GroupRequest, GroupStats, Now, ReplyTo, TopicLookup,
-    partition_for,
+    partition_for, transactions,
 };
 
 /// Deadlines carried out in one call; the rest is due at once again.
@@ -93,6 +94,18 @@ impl GroupCoordinator {
         }
     }
 
+    /// TxnOffsetCommit; `admitted` is what the transaction coordinator says to it.
+    pub fn commit_in_transaction(
+        &mut self,
+        now: Now,
+        request: GroupRequest<'_>,
+        admitted: Result<(), ErrorCode>,
+        topics: &dyn TopicLookup,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), DecodeError> {
+        handlers::txn_offset_commit::handle(self, now, &request, admitted, topics, out)
+    }
+
     /// An append is as durable as was asked for, its first record at this offset; or it has failed.
     pub fn appended(
         &mut self,
@@ -105,10 +118,14 @@ impl GroupCoordinator {
         let index = pending.partition;
         let then = std::mem::replace(&mut pending.then, Then::Nothing);
         if let Some((mut turn, partition)) = self.turn(now, index, out) {
-            turn.offsets_appended(partition, &pending, append, result);
+            match pending.transaction {
+                Some(of) => turn.transaction_appended(partition, &pending, of, append, result),
+                None => turn.offsets_appended(partition, &pending, append, result),
+            }
             turn.groups_deleted(partition, &pending, result);
             turn.go_on(partition, then, result);
         }
+        transactions::tell_ended(&pending, result.map(|_| ()), out);
         self.appends.settle(&pending, result.err(), out);
     }
 
@@ -164,6 +181,7 @@ impl GroupCoordinator {
             }
         }
         for pending in self.appends.take_partition(partition) {
+            transactions::tell_ended(&pending, Err(moved), out);
             self.appends.settle(&pending, Some(moved), out);
         }
     }
@@ -266,7 +284,7 @@ impl GroupCoordinator {
         self.turn(now, partition, out).ok_or(ErrorCode::NotCoordinator)
     }
 
-    fn turn<'t>(
+    pub(super) fn turn<'t>(
         &'t mut self,
         now: Now,
         index: i32,
@@ -323,7 +341,7 @@ impl Partition {
 }
 
 impl Turn<'_> {
-    fn offsets_appended(
+    pub(super) fn offsets_appended(
         &mut self,
         partition: &mut Partition,
         pending: &Pending,

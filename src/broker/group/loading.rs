@@ -3,14 +3,10 @@
 //! Records that cannot be read are counted and left alone. Commits within a transaction count once its commit marker is
 //! read, and in the place of their own records.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use crate::record::{Decompressor, RecordBatch, batches};
 
 use super::coordinator::Partition;
 use super::entry::Group;
-use super::offsets::CommittedOffset;
 use super::records::{GroupRecord, classic_group, committed_offset};
 
 /// The most a compressed batch may unpack to.
@@ -18,21 +14,6 @@ const UNPACKED_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Types of the markers that end a transaction: the second number of a control record's key.
 const ABORT_MARKER: i16 = 0;
 const COMMIT_MARKER: i16 = 1;
-
-/// Offsets committed in transactions that are still open, by producer id.
-#[derive(Debug, Default)]
-pub struct Transactions {
-    open: BTreeMap<i64, BTreeMap<OffsetKey, CommittedOffset>>,
-}
-
-/// Group, topic, partition.
-type OffsetKey = (Arc<str>, Arc<str>, i32);
-
-impl Transactions {
-    pub fn holds(&self, group: &Arc<str>) -> bool {
-        self.open.values().any(|offsets| offsets.keys().any(|(id, _, _)| id == group))
-    }
-}
 
 /// What loading needs to keep from batch to batch.
 #[derive(Default)]
@@ -91,21 +72,15 @@ fn replay(
             let value = value.map(|value| committed_offset(offset, &value));
             match (producer_id, value) {
                 (Some(producer_id), Some(value)) => {
-                    let key = (Arc::from(&*key.group), Arc::from(&*key.topic), key.partition);
-                    partition.group_or_new(&key.0, wall_ms);
-                    partition.transactions.open.entry(producer_id).or_default().insert(key, value);
+                    let group = partition.group_or_new(&key.group, wall_ms);
+                    let topic = group.offsets.topic_name(&key.topic);
+                    group.offsets.replay_open(&topic, key.partition, producer_id, value);
+                    let id = group.id.clone();
+                    partition.transactions.note(producer_id, (id, topic, key.partition));
                 }
                 (_, value) => {
-                    if value.is_none() {
-                        let key = (Arc::from(&*key.group), Arc::from(&*key.topic), key.partition);
-                        partition
-                            .transactions
-                            .open
-                            .values_mut()
-                            .for_each(|offsets| drop(offsets.remove(&key)));
-                        if !partition.groups.contains_key(&*key.0) {
-                            return;
-                        }
+                    if value.is_none() && !partition.groups.contains_key(&*key.group) {
+                        return;
                     }
                     let group = partition.group_or_new(&key.group, wall_ms);
                     let topic = group.offsets.topic_name(&key.topic);
@@ -136,12 +111,5 @@ fn end_transaction(partition: &mut Partition, producer_id: i64, key: Option<&[u8
     if !matches!(marker, ABORT_MARKER | COMMIT_MARKER) {
         return;
     }
-    let Some(offsets) = partition.transactions.open.remove(&producer_id) else { return };
-    if marker == COMMIT_MARKER {
-        for ((group, topic, index), value) in offsets {
-            if let Some(group) = partition.groups.get_mut(&group) {
-                group.offsets.replay(&topic, index, Some(value));
-            }
-        }
-    }
+    partition.end_transaction(producer_id, marker == COMMIT_MARKER);
 }

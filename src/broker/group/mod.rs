@@ -7,12 +7,12 @@
 //! records rebuilds is what was live, but for rebalances under way; every request is answered exactly once; memory is
 //! bounded by [`GroupLimits`].
 //!
-//! Groups of the newer protocol (KIP-848) and transactional commits have their places: `entry::Group` holds one protocol
-//! beside the offsets, and `offsets::Offsets` keeps the record offset of every commit to settle their order.
+//! Groups of the newer protocol (KIP-848) have their place: `entry::Group` holds one protocol beside the offsets.
 
 use std::sync::Arc;
 
-use crate::protocol::{ApiKey, Uuid};
+use super::transaction::Marker;
+use crate::protocol::{ApiKey, ErrorCode, Uuid};
 
 mod appends; // what is on its way into the log, and who waits for it
 mod classic; // a classic group: members, state, protocols
@@ -29,6 +29,7 @@ pub mod routing; // which shard answers
 #[cfg(test)]
 mod tests;
 mod timers;
+mod transactions; // offsets that are part of transactions
 mod turn; // what one call hands down
 
 pub use coordinator::GroupCoordinator;
@@ -59,6 +60,10 @@ pub enum Effect {
     /// One record batch for a partition of `__consumer_offsets`. Appends of a partition are made in this order and
     /// reported by [`GroupCoordinator::appended`] in this order, once they are as durable as `durable` asks for.
     Append { partition: i32, append: AppendId, batch: Vec<u8>, durable: bool },
+    /// A marker for a partition of `__consumer_offsets`, in the order of its appends and reported back like one.
+    AppendMarker { partition: i32, append: AppendId, marker: Marker, durable: bool },
+    /// What became of a marker that [`GroupCoordinator::end_transaction`] was asked for.
+    Marked { to: ReplyTo, result: Result<(), ErrorCode> },
 }
 
 /// A request of one of the group APIs, its header already read.

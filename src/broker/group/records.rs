@@ -42,6 +42,14 @@ impl BatchWriter {
         BatchWriter { builder, timestamp_ms: wall_ms, scratch: (Writer::new(), Writer::new()) }
     }
 
+    /// As part of a producer's transaction; coordinators number no batches.
+    pub fn of_transaction(wall_ms: i64, producer_id: i64, producer_epoch: i16) -> Self {
+        let mut writer = BatchWriter::new(wall_ms);
+        let options = BatchOptions { producer_id, producer_epoch, transactional: true, ..Default::default() };
+        writer.builder.reset(options);
+        writer
+    }
+
     pub fn is_empty(&self) -> bool {
         self.builder.is_empty()
     }

@@ -20,6 +20,7 @@ mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
 pub mod produce;
+pub mod txn_offset_commit;
 pub mod write_txn_markers;
 
 use super::gather::{Gather, Kind, Layout};
@@ -85,7 +86,8 @@ pub fn handle_forwarded(broker: &mut Broker, io: &mut impl Io, request: Forwarde
         | ApiKey::EndTxn
         | ApiKey::DescribeTransactions
         | ApiKey::ListTransactions => broker.transaction_request(io, request),
-        _ => broker.group_request(io, request),
+        ApiKey::TxnOffsetCommit => txn_offset_commit::handle(broker, io, request),
+        _ => broker.group_request(io, request, Ok(())),
     }
 }
 

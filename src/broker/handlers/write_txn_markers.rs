@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::broker::Broker;
 use crate::broker::gather::{Gather, Kind, Layout};
+use crate::broker::group::OFFSETS_TOPIC;
 use crate::broker::mail::{Answer, Query, Task};
 use crate::broker::partition::{Waiter, WaiterTo};
 use crate::broker::request::{Reply, Request, Response};
@@ -61,6 +62,10 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
     let Some(partition) = broker.partitions.find(task.topic_id, task.partition) else {
         return Some(Answer::Error(ErrorCode::UnknownTopicOrPartition));
     };
+    if &*partition.topic == OFFSETS_TOPIC && broker.coordinator.is_some() {
+        broker.mark_offsets(io, task.partition, marker, task.gather, task.index);
+        return None;
+    }
     let stamped = partition.config.message_timestamp_type == TimestampType::LogAppendTime;
     let options = AppendOptions {
         leader_epoch: partition.leader_epoch,

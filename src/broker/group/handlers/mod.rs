@@ -12,6 +12,8 @@ pub mod offset_commit;
 pub mod offset_delete;
 pub mod offset_fetch;
 pub mod sync_group;
+pub mod txn_offset_commit;
 
 pub use offset_commit::OffsetCommitAnswer;
 pub use offset_fetch::OffsetFetchAnswer;
+pub use txn_offset_commit::TxnOffsetCommitAnswer;

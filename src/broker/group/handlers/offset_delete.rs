@@ -116,7 +116,10 @@ impl Turn<'_> {
             }
             add(answer, topic, indexes, ErrorCode::None);
             let name = group.offsets.topic_name(topic);
-            let has_offset = |index: &&i32| group.offsets.get(topic, **index, View::Latest).is_some();
+            let has_offset = |index: &&i32| {
+                group.offsets.get(topic, **index, View::Latest).is_some()
+                    || group.offsets.is_unstable(topic, **index)
+            };
             offsets.extend(indexes.iter().filter(has_offset).map(|&index| (name.clone(), index)));
         }
         offsets.sort_unstable();

@@ -1,6 +1,7 @@
 //! OffsetFetch, versions 1 to 10: one group up to 7, several from 8 on; topics by id from 10 on.
 //!
-//! With `require_stable` the answer holds all commits received before, and waits until they are in the log.
+//! With `require_stable` the answer holds all commits received before, and waits until they are in the log; what an open
+//! transaction has committed makes a partition UNSTABLE_OFFSET_COMMIT.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -124,6 +125,9 @@ fn fetch_topics(
     let known = known.into_iter().map(|topic| {
         let name = topic.name.unwrap_or_default();
         let partitions = topic.partitions.iter().map(|&index| {
+            if is_unstable(offsets, &name, index, view) {
+                return unstable_response(index);
+            }
             let value = offsets.and_then(|offsets| offsets.get(&name, index, view));
             // An offset of a topic that has gone since, under the same name.
             let is_other = |value: &&CommittedOffset| {
@@ -152,7 +156,10 @@ fn fetch_all(
 ) -> Vec<OffsetFetchResponseTopics<'static>> {
     let mut topics: Vec<(Arc<str>, Vec<OffsetFetchResponsePartitions<'static>>)> = Vec::new();
     for (topic, index, value) in offsets.into_iter().flat_map(|offsets| offsets.iter(view)) {
-        let partition = partition_response(index, Some(value));
+        let partition = match is_unstable(offsets, topic, index, view) {
+            true => unstable_response(index),
+            false => partition_response(index, Some(value)),
+        };
         match topics.last_mut() {
             Some((name, partitions)) if *name == *topic => partitions.push(partition),
             _ => topics.push((topic.clone(), vec![partition])),
@@ -163,6 +170,16 @@ fn fetch_all(
         Some(topic_response(&name, id, partitions, by_id))
     });
     topics.collect()
+}
+
+/// Whether the offset may be another soon, and that matters.
+fn is_unstable(offsets: Option<&Offsets>, topic: &str, index: i32, view: View) -> bool {
+    view == View::Latest && offsets.is_some_and(|offsets| offsets.is_unstable(topic, index))
+}
+
+fn unstable_response(index: i32) -> OffsetFetchResponsePartitions<'static> {
+    let error_code = ErrorCode::UnstableOffsetCommit.code();
+    OffsetFetchResponsePartitions { error_code, ..partition_response(index, None) }
 }
 
 fn partition_response(

@@ -7,9 +7,11 @@ mod random; // any schedule keeps the invariants
 mod rebalances; // members come, go and fall silent
 mod restarts; // the log rebuilds what was live
 mod static_members;
+mod transactions; // commits that count when their transaction is committed
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::broker::handlers::write_txn_markers;
 use crate::protocol::messages::heartbeat_request::HeartbeatRequest;
 use crate::protocol::messages::join_group_request::{JoinGroupRequest, JoinGroupRequestProtocol};
 use crate::protocol::messages::join_group_response::JoinGroupResponse;
@@ -75,6 +77,8 @@ pub struct World {
     /// Report every append at once.
     pub prompt: bool,
     pub answers: BTreeMap<ReplyTo, Vec<u8>>,
+    /// What became of markers.
+    pub marked: BTreeMap<ReplyTo, Result<(), ErrorCode>>,
     next_to: u64,
 }
 
@@ -94,6 +98,7 @@ impl World {
             appends: VecDeque::new(),
             prompt: true,
             answers: BTreeMap::new(),
+            marked: BTreeMap::new(),
             next_to: 0,
         };
         world.load();
@@ -128,18 +133,28 @@ impl World {
                     assert!(before.is_none(), "{to:?} is answered twice");
                     assert!(to.0 < self.next_to, "{to:?} was never asked");
                 }
-                Effect::Append { partition, append, mut batch, .. } => {
-                    let header = record::BatchHeader::parse(&batch).unwrap();
-                    record::assign(&mut batch, self.next_offset, 0);
-                    self.appends.push_back((append, self.next_offset));
-                    self.next_offset += i64::from(header.records_count);
-                    self.log.entry(partition).or_default().push(batch);
+                Effect::Append { partition, append, batch, .. } => self.append(partition, append, batch),
+                Effect::AppendMarker { partition, append, marker, .. } => {
+                    let batch = write_txn_markers::batch(&marker, self.now.wall_ms).unwrap();
+                    self.append(partition, append, batch);
+                }
+                Effect::Marked { to, result } => {
+                    let before = self.marked.insert(to, result);
+                    assert!(before.is_none(), "{to:?} is told twice");
                 }
             }
         }
         while self.prompt && !self.appends.is_empty() {
             self.report();
         }
+    }
+
+    fn append(&mut self, partition: i32, append: AppendId, mut batch: Vec<u8>) {
+        let header = record::BatchHeader::parse(&batch).unwrap();
+        record::assign(&mut batch, self.next_offset, 0);
+        self.appends.push_back((append, self.next_offset));
+        self.next_offset += i64::from(header.records_count);
+        self.log.entry(partition).or_default().push(batch);
     }
 
     /// The oldest append under way is durable.

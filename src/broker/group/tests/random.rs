@@ -5,7 +5,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::broker::group::classic::State;
-use crate::broker::group::offsets::View;
 use crate::broker::group::timers::TimerKey;
 
 #[derive(Clone, Debug)]
@@ -19,6 +18,9 @@ enum Step {
     /// The client's process starts anew: it knows no member id.
     Forget(usize),
     Commit(usize),
+    /// Group, producer, partition.
+    CommitIn(usize, i64, i32),
+    End(usize, i64, bool),
     Pass(i64),
     Report,
     Fail,
@@ -35,6 +37,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => client.clone().prop_map(Step::Leave),
         1 => client.clone().prop_map(Step::Forget),
         3 => client.prop_map(Step::Commit),
+        3 => (0usize..2, 1i64..4, 0i32..3).prop_map(|(group, producer, index)| {
+            Step::CommitIn(group, producer, index)
+        }),
+        2 => (0usize..2, 1i64..4, any::<bool>()).prop_map(|(group, producer, commit)| {
+            Step::End(group, producer, commit)
+        }),
         4 => (0i64..12_000).prop_map(Step::Pass),
         6 => Just(Step::Report),
         1 => Just(Step::Fail),
@@ -129,6 +137,12 @@ impl Run {
                 let ticket = self.world.commit_as(&self.clients[client], &[("orders", 0, offset)]);
                 self.commits.push((ticket, client, offset));
             }
+            Step::CommitIn(group, producer, index) => {
+                self.next_offset += 1;
+                let offsets = [("orders", index, self.next_offset)];
+                self.world.commit_in(producer, &Member::new(GROUPS[group]), &offsets);
+            }
+            Step::End(group, producer, commit) => drop(self.world.end(producer, GROUPS[group], commit)),
             Step::Pass(ms) => self.world.pass(ms),
             Step::Report => self.world.report(),
             Step::Fail => {
@@ -276,10 +290,9 @@ impl Run {
 
     fn picture_group(&self, id: &str) -> (String, Option<String>) {
         let Some(group) = self.world.coordinator.active(id).unwrap().groups.get(id) else {
-            return ("[]".into(), None);
+            return (format!("{:?}", super::super::offsets::Offsets::default()), None);
         };
-        let offsets: Vec<_> = group.offsets.iter(View::Committed).collect();
-        let offsets = format!("{offsets:?}");
+        let offsets = format!("{:?}", group.offsets);
         let classic = &group.classic;
         if self.has_failed || !matches!(classic.state(), State::Stable | State::Empty) {
             return (offsets, None);
