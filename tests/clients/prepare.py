@@ -66,6 +66,12 @@ def java_tools():
     return _python("java-tools")
 
 
+def java_transactions():
+    kafka_jars()
+    return ["java", "-XX:+UseSerialGC", "-Xmx512M", f"-Dlog4j2.configurationFile={os.path.join(HERE, 'java', 'log4j2.yaml')}",
+            "-cp", os.path.join(LIBS, "*"), os.path.join(HERE, "java", "Transactions.java")]
+
+
 def kcat():
     apt("kcat", not shutil.which("kcat"))
     kafka_jars()  # kcat cannot create a topic
@@ -127,6 +133,7 @@ def rust_rdkafka():
 # In the order they run. Each function prepares a client and gives its command.
 CLIENTS = {
     "java-tools": java_tools,
+    "java-transactions": java_transactions,
     "kcat": kcat,
     "confluent-kafka": confluent_kafka,
     "kafka-python-3": kafka_python_3,
