@@ -10,3 +10,5 @@ mod health;
 mod hostile;
 #[path = "control/metrics.rs"]
 mod metrics;
+#[path = "control/rest.rs"]
+mod rest;

@@ -30,7 +30,6 @@ mod output;
 mod produce;
 mod serve;
 mod start;
-mod time;
 mod topic;
 
 use std::process::ExitCode;

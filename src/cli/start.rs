@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::client::Client;
 use super::cluster::{self, EARLIEST, LATEST, TopicPartition};
 use super::failure::Failure;
-use super::time::parse_rfc3339;
+use crate::record::rfc3339::parse_rfc3339;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {

@@ -30,7 +30,6 @@ pub const NOT_YET: &[&str] = &[
     "queued.max.requests",
     "request.timeout.ms",
     "ringlog.connection.request.bytes",
-    "ringlog.http.listener",
     "ringlog.mailbox.slots",
     "ringlog.read.cache.bytes",
     "ringlog.routing",

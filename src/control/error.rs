@@ -5,6 +5,8 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 
 use super::cluster::CallError;
+use super::cluster::records::Failed;
+use crate::protocol::ErrorCode;
 
 /// What a request is refused with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,52 @@ impl ApiError {
 
     pub fn method_not_allowed() -> ApiError {
         ApiError::new(405, "HTTP 405 Method Not Allowed")
+    }
+
+    pub fn topic_not_found() -> ApiError {
+        ApiError::new(40401, "Topic not found.")
+    }
+
+    pub fn partition_not_found() -> ApiError {
+        ApiError::new(40402, "Partition not found.")
+    }
+
+    pub fn exclusive() -> ApiError {
+        let text = "Subscription to topics, partitions and pattern are mutually exclusive";
+        ApiError::new(40903, format!("Illegal state: {text}"))
+    }
+
+    /// What the broker refused, as v3 says it.
+    pub fn of_kafka(failed: &Failed) -> ApiError {
+        use ErrorCode as E;
+        let message = failed.message.as_str();
+        match failed.error {
+            E::UnknownTopicOrPartition | E::UnknownTopicId => {
+                ApiError::new(40403, "This server does not host this topic-partition.")
+            }
+            E::GroupIdNotFound => ApiError::new(40403, message),
+            E::TopicAuthorizationFailed | E::GroupAuthorizationFailed | E::ClusterAuthorizationFailed => {
+                ApiError::new(40301, message)
+            }
+            E::SaslAuthenticationFailed => ApiError::new(40101, message),
+            E::MessageTooLarge | E::RecordListTooLarge => ApiError::new(413, message),
+            E::TopicAlreadyExists
+            | E::InvalidTopicException
+            | E::InvalidPartitions
+            | E::InvalidReplicationFactor
+            | E::InvalidReplicaAssignment
+            | E::InvalidConfig
+            | E::InvalidRequest
+            | E::PolicyViolation
+            | E::InvalidRecord
+            | E::InvalidTimestamp
+            | E::CorruptMessage
+            | E::NonEmptyGroup
+            | E::OffsetOutOfRange
+            | E::UnknownMemberId => ApiError::new(40002, message),
+            error if error.is_retriable() => ApiError::new(50003, message),
+            _ => ApiError::new(50002, message),
+        }
     }
 
     pub fn starting() -> ApiError {

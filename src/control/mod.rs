@@ -5,12 +5,14 @@
 //! wait has a limit, every table a bound; a request reaches the shards only as a client's would (`cluster`), so nothing
 //! asked over HTTP can do what a client could not.
 
+mod body; // request bodies within a budget
 pub mod cluster; // the broker, as it is asked from here
 mod error; // errors as JSON
 mod guard; // who may call: hosts, origins, content types
 mod health;
 mod http; // connections: limits and slow clients
 mod prometheus;
+mod rest; // v2, v3 and /produce
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -41,11 +43,13 @@ pub struct Site {
     wildcard: bool,
     /// There once the broker serves.
     running: OnceLock<Running>,
+    budget: body::Budget,
 }
 
 struct Running {
     cluster: Arc<Cluster>,
     observer: Arc<Observer>,
+    instances: Arc<rest::Instances>,
 }
 
 impl Control {
@@ -82,7 +86,8 @@ impl Control {
         let failed = |error: std::io::Error| ServeError::Listen(format!("ringlog.http.listener: {error}"));
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let site = Site { config, wildcard, running: OnceLock::new() };
+        let budget = body::Budget::new(config.request_bytes_max);
+        let site = Site { config, wildcard, running: OnceLock::new(), budget };
         Ok(Control { listener, address, site: Arc::new(site) })
     }
 
@@ -111,8 +116,10 @@ impl Site {
         let cluster = Arc::new(Cluster::new(server.shards().to_vec(), server.config().clone()));
         let observer = Arc::new(Observer::new(cluster.clone()));
         tokio::spawn(observer.clone().run());
+        let instances = Arc::new(rest::Instances::new(&self.config));
+        tokio::spawn(instances.clone().expire());
         // Called once; a second broker there is not.
-        let _ = self.running.set(Running { cluster, observer });
+        let _ = self.running.set(Running { cluster, observer, instances });
     }
 
     fn running(&self) -> Result<&Running, ApiError> {
@@ -139,6 +146,7 @@ fn router(site: Arc<Site>) -> Router {
         .route("/metrics", get(metrics))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
+        .merge(rest::routes())
         .fallback(async || ApiError::not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(axum::middleware::from_fn_with_state(site.clone(), guard::check))
@@ -159,7 +167,7 @@ mod tests {
         let config = BrokerConfig::default().http;
         let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
         let config = HttpConfig { hosts, ..config };
-        Site { config, wildcard, running: OnceLock::new() }
+        Site { config, wildcard, running: OnceLock::new(), budget: body::Budget::new(1024) }
     }
 
     #[test]

@@ -10,7 +10,9 @@ pub mod builder; // records to batch bytes
 pub mod compression; // the four codecs as Kafka frames them, bounded
 pub mod control; // the markers that end transactions
 pub mod crc32c; // the checksum of a batch
+pub mod partitioner; // the partition of a key
 pub mod records; // the records inside a batch
+pub mod rfc3339; // timestamps as people write them
 pub mod validate; // what a leader checks before it appends
 pub mod varint; // zigzag variable-length integers
 

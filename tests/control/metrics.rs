@@ -217,7 +217,8 @@ fn a_real_prometheus_scrapes_and_answers_every_expression() {
         let mut stream = std::net::TcpStream::connect(free).ok()?;
         let path = format!("/api/v1/query?query={}", percent(expression));
         write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
-        Some(Reply::read(&mut stream).json())
+        let reply = Reply::read(&mut stream);
+        (reply.status == 200).then(|| reply.json())
     };
     let up = |answer: &Value| answer["data"]["result"][0]["value"][1] == "1";
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -1,8 +1,8 @@
 //! A record as a line of output. Pure.
 
 use crate::cli::encoding::{Encoding, JsonHeader, JsonRecord, to_json};
-use crate::cli::time::format_rfc3339;
 use crate::record::Record;
+use crate::record::rfc3339::format_rfc3339;
 
 /// A record and where it stands.
 pub struct Shown<'a> {

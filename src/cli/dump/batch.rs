@@ -10,9 +10,9 @@ use super::Sink;
 use crate::cli::encoding::{JsonHeader, to_json};
 use crate::cli::failure::Failure;
 use crate::cli::output;
-use crate::cli::time::format_rfc3339;
 use crate::record::compression::DECOMPRESSED_BYTES_MAX_DEFAULT;
 use crate::record::control::ControlType;
+use crate::record::rfc3339::format_rfc3339;
 use crate::record::{
     BATCH_OVERHEAD, BatchError, BatchHeader, Decompressor, Record, RecordBatch, TimestampType,
 };

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::Sink;
 use crate::cli::failure::Failure;
-use crate::cli::time::format_rfc3339;
+use crate::record::rfc3339::format_rfc3339;
 use crate::storage::checkpoint::{MetaProperties, parse_offsets, parse_partition_metadata};
 use crate::storage::leader_epoch::LeaderEpochs;
 use crate::storage::producer_state::read_snapshot;

@@ -11,10 +11,10 @@ use crate::cli::cluster::{self, Topic};
 use crate::cli::failure::{FAILED, Failure};
 use crate::cli::output;
 use crate::io::clock::Clock;
-use crate::load::producer::partition_of;
 use crate::protocol::messages::init_producer_id_request::InitProducerIdRequest;
 use crate::protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
 use crate::protocol::{ErrorCode, Records};
+use crate::record::partitioner::partition_of;
 use crate::record::records::Header;
 use crate::record::{BatchBuilder, BatchOptions, Codec, Compressor};
 

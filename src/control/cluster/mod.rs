@@ -3,19 +3,25 @@
 
 pub mod groups; // groups, members, committed offsets
 pub mod observer; // snapshots of the shards, kept for a moment
+pub mod records; // appends and reads
+pub mod topics; // topics, settings, offsets by time
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::broker::request::Response;
 use crate::config::BrokerConfig;
+use crate::metadata::ClusterImage;
 use crate::protocol::frame::{LENGTH_BYTES, decode_response};
 use crate::protocol::{ApiKey, DecodeError, Request, Writer};
 use crate::server::ShardLink;
 use crate::server::local::{LocalCall, LocalRequest, ShardState, Survey};
+
+/// How old the image of the cluster may be that requests are sent by; who finds something missing in it asks anew.
+const IMAGE_AGE: Duration = Duration::from_secs(1);
 
 /// How long an ordinary request may take.
 pub const WAIT: Duration = Duration::from_secs(30);
@@ -85,11 +91,12 @@ pub struct Cluster {
     pub shards: Vec<ShardLink>,
     pub config: Arc<BrokerConfig>,
     next: AtomicUsize,
+    image: Mutex<Option<(Instant, Arc<ClusterImage>)>>,
 }
 
 impl Cluster {
     pub fn new(shards: Vec<ShardLink>, config: Arc<BrokerConfig>) -> Cluster {
-        Cluster { shards, config, next: AtomicUsize::new(0) }
+        Cluster { shards, config, next: AtomicUsize::new(0), image: Mutex::new(None) }
     }
 
     /// Asks the shards in turn: each passes on what is another's.
@@ -113,6 +120,28 @@ impl Cluster {
                 Ok(Answer { frame: response.map_or_else(Vec::new, Response::into_bytes), version })
             }
         }
+    }
+
+    /// The cluster as it was a moment ago.
+    pub async fn image(&self) -> Result<Arc<ClusterImage>, CallError> {
+        let kept = self.image.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match kept {
+            Some((at, image)) if at.elapsed() <= IMAGE_AGE => Ok(image),
+            _ => self.fresh_image().await,
+        }
+    }
+
+    /// The cluster as it is.
+    pub async fn fresh_image(&self) -> Result<Arc<ClusterImage>, CallError> {
+        let image = self.survey(0, None, false, WAIT).await?.broker.image;
+        let kept = Some((Instant::now(), image.clone()));
+        *self.image.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        Ok(image)
+    }
+
+    /// Something was changed.
+    pub fn forget_image(&self) {
+        *self.image.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The state of a shard.

@@ -1,0 +1,95 @@
+//! The REST interface: the one that Kafka users know as v2 (topics, produce, consumer instances) and v3 (clusters, topics,
+//! settings, groups, records), and `POST /produce`. `openapi.json` describes all of it, and is tested against it.
+//!
+//! Whatever is asked goes through [`cluster`](super::cluster), so it means what it means from any client: the same
+//! validation, the same acknowledgements, the same limits.
+
+mod answer; // JSON out
+pub mod consumer; // one consumer instance
+mod consumers; // v2: consumer instances
+mod instances; // all of them, bounded
+mod media; // content types and what they hold
+mod membership; // the classic group protocol
+mod produce; // v2 and /produce
+mod topics; // v2: topics, partitions, brokers
+mod v3;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_TYPE, HOST, USER_AGENT};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use super::Site;
+use super::cluster::{Caller, Cluster};
+use super::error::ApiError;
+use super::http::Peer;
+pub use instances::Instances;
+
+const OPENAPI: &str = include_str!("openapi.json");
+
+pub fn routes() -> Router<Arc<Site>> {
+    let instance = "/consumers/{group}/instances/{instance}";
+    let of_instance = |rest: &str| format!("{instance}/{rest}");
+    Router::new()
+        .route("/openapi.json", get(openapi))
+        .route("/produce", post(produce::to_any))
+        .route("/topics", get(topics::list))
+        .route("/topics/{topic}", get(topics::one).post(produce::to_topic))
+        .route("/topics/{topic}/partitions", get(topics::partitions))
+        .route("/topics/{topic}/partitions/{partition}", get(topics::partition).post(produce::to_partition))
+        .route("/topics/{topic}/partitions/{partition}/offsets", get(topics::offsets))
+        .route("/brokers", get(topics::brokers))
+        .route("/consumers/{group}", post(consumers::create))
+        .route(instance, axum::routing::delete(consumers::delete))
+        .route(
+            &of_instance("subscription"),
+            get(consumers::subscription).post(consumers::subscribe).delete(consumers::unsubscribe),
+        )
+        .route(&of_instance("assignments"), get(consumers::assignments).post(consumers::assign))
+        .route(&of_instance("records"), get(consumers::records))
+        .route(&of_instance("offsets"), get(consumers::committed).post(consumers::commit))
+        .route(&of_instance("positions"), post(consumers::seek))
+        .route(&of_instance("positions/beginning"), post(consumers::seek_to_beginning))
+        .route(&of_instance("positions/end"), post(consumers::seek_to_end))
+        .merge(v3::routes())
+}
+
+async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+/// Who is behind a request.
+pub fn caller(headers: &HeaderMap, peer: Option<&Peer>) -> Caller {
+    let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+    let name: String = agent.chars().take_while(|c| *c != ' ').take(64).collect();
+    let host = peer.map_or_else(|| Arc::from("/unknown"), |peer| Arc::from(format!("/{}", peer.0.ip())));
+    Caller { client_id: format!("http-{name}"), host }
+}
+
+/// Where the caller sees us, for links.
+fn base_url(headers: &HeaderMap) -> String {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    format!("http://{host}")
+}
+
+/// The number of partitions of a topic, which is made if it is not there and the broker does so.
+async fn partitions_of(cluster: &Cluster, caller: &Caller, topic: &str) -> Result<usize, ApiError> {
+    use super::cluster::topics;
+    if let Some(found) = cluster.image().await?.topic(topic) {
+        return Ok(found.partitions.len());
+    }
+    if let Some(found) = cluster.fresh_image().await?.topic(topic) {
+        return Ok(found.partitions.len());
+    }
+    if crate::storage::names::check_topic_name(topic).is_ok() && cluster.config.auto_create_topics {
+        // Whether it worked is seen at once; refused or not, there is no topic then.
+        let _ = topics::wish_for(cluster, caller, topic).await?;
+        if let Some(found) = cluster.fresh_image().await?.topic(topic) {
+            return Ok(found.partitions.len());
+        }
+    }
+    Err(ApiError::topic_not_found())
+}
