@@ -3,9 +3,9 @@
 //! The shard that holds the connection opens a gather, hands each partition's part to the shard that owns the partition
 //! as a [`Task`], and collects an [`Answer`] for each. Requests that one shard answers alone travel whole.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
+use super::records::ReceivedRecords;
 use super::request::{Forwarded, RequestId, Response};
 use super::transaction::Marker;
 use crate::io::buffer::Slice;
@@ -106,7 +106,7 @@ pub enum Query<'a> {
 }
 
 pub struct Produce<'a> {
-    pub records: Cow<'a, [u8]>,
+    pub records: ReceivedRecords<'a>,
     pub version: i16,
     pub acks: i16,
     pub transactional_id: Option<Arc<str>>,
@@ -210,11 +210,11 @@ impl ReadAnswer {
 }
 
 impl Task<'_> {
-    /// For another shard: what borrows from the received frame is copied, the one copy a hop costs.
+    /// For another shard, or for later; see [`ReceivedRecords::into_owned`].
     pub fn into_owned(self) -> Task<'static> {
         let query = match self.query {
             Query::Produce(produce) => Query::Produce(Produce {
-                records: Cow::Owned(produce.records.into_owned()),
+                records: produce.records.into_owned(),
                 version: produce.version,
                 acks: produce.acks,
                 transactional_id: produce.transactional_id,

@@ -17,6 +17,7 @@ pub mod group; // the classic group protocol and offsets
 mod handlers; // one file an API
 pub mod mail; // what shards tell each other
 mod partition; // the partitions of a shard
+mod records; // the records of a produce, shared with other shards
 mod reply_memory; // what answers to fetches may hold
 pub mod request; // requests and responses on their way
 mod stalled; // appends that wait for room

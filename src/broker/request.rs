@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::io::Part;
 use crate::io::buffer::Slice;
 use crate::protocol::api_key::ApiKey;
@@ -50,6 +52,8 @@ pub struct Request<'a> {
     pub client_id: Option<&'a str>,
     pub peer: &'a Peer,
     pub body: &'a [u8],
+    /// The frame that holds `body`, where it lies in memory that may be shared.
+    pub frame: Option<&'a Bytes>,
 }
 
 /// A request that another shard answers as a whole.

@@ -15,6 +15,8 @@ use crate::protocol::frame::{self, LENGTH_BYTES};
 
 /// Bytes of waiting requests above which a connection that cannot start them is no longer received from.
 const INPUT_HIGH_BYTES: usize = 256 * 1024;
+/// The memory of a frame that is still to come is taken when this many times what is here suffices.
+const GROWTH_MAX: usize = 4;
 /// Bytes of answers put into one send; more go with the next.
 const SEND_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Parts of one gathered send.
@@ -225,9 +227,32 @@ impl Connection {
         self.input = input;
     }
 
-    /// Keeps bytes for later. Memory grows with what arrives, never with what a length announces.
+    /// How much the first frame of the kept input (or its length) lacks; 0 when it is whole, broken, or there is none.
+    pub fn lacks_bytes(&self) -> usize {
+        match frame::parse_length(&self.input, self.frame_bytes_max) {
+            Ok(Some(len)) => (LENGTH_BYTES + len).saturating_sub(self.input.len()),
+            Ok(None) if !self.input.is_empty() => LENGTH_BYTES - self.input.len(),
+            _ => 0,
+        }
+    }
+
+    /// Keeps bytes for later. Memory grows with what arrives, not with what a length announces: to a whole frame at once
+    /// only where a good part of it is here.
     pub fn keep(&mut self, bytes: &[u8]) {
+        let here = self.input.len() + bytes.len();
+        if here > self.input.capacity()
+            && let Some(Ok(Some(len))) = self.first_length(bytes)
+            && (here..=GROWTH_MAX * here).contains(&(LENGTH_BYTES + len))
+        {
+            self.input.reserve_exact(LENGTH_BYTES + len - self.input.len());
+        }
         self.input.extend_from_slice(bytes);
+    }
+
+    /// The length of the first frame, of which `next` may be the first bytes.
+    fn first_length(&self, next: &[u8]) -> Option<Result<Option<usize>, DecodeError>> {
+        let bytes = if self.input.is_empty() { next } else { &self.input };
+        (bytes.len() >= LENGTH_BYTES).then(|| frame::parse_length(bytes, self.frame_bytes_max))
     }
 
     /// Whether to stop receiving: whole requests wait and enough bytes are here.

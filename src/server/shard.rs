@@ -8,6 +8,7 @@ mod calls; // what the control thread asks
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use slab::Slab;
 
 use super::clients::Clients;
@@ -29,6 +30,8 @@ const MAIL_A_TURN: usize = 256;
 /// Connections looked at for idleness in one turn.
 const IDLE_CHECKS_A_TURN: usize = 64;
 
+/// Requests from here on are handed to other shards where they lie; smaller ones are copied, which costs less than it.
+const SHARED_FRAME_BYTES_MIN: usize = 16 << 10;
 /// A client that has taken nothing of a reply for so long may lose its connection when replies lack memory.
 const SLOW_READER_NS: u64 = 10_000_000_000;
 
@@ -286,14 +289,21 @@ impl<I: Io> Shard<I> {
         }
         connection.active_at_ns = self.io.now();
         self.metrics().bytes_received.add(piece.len() as u64);
-        let connection = &mut self.connections[index as usize];
-        if connection.input_is_empty() {
-            let consumed = self.start_frames(index, piece);
-            if consumed < piece.len() {
-                self.keep_input(index, &piece[consumed..]);
+        let mut rest = &piece[..];
+        while !rest.is_empty() && !self.connections[index as usize].closing {
+            let connection = &self.connections[index as usize];
+            if connection.input_is_empty() {
+                let consumed = self.start_frames(index, rest);
+                if consumed < rest.len() {
+                    self.keep_input(index, &rest[consumed..]);
+                }
+                return;
             }
-        } else {
-            self.keep_input(index, piece);
+            // The frame that was begun is filled up first, and nothing put behind it: then it can start where it lies.
+            let lacks = connection.lacks_bytes();
+            let taken = if lacks == 0 { rest.len() } else { lacks.min(rest.len()) };
+            self.keep_input(index, &rest[..taken]);
+            rest = &rest[taken..];
             self.run_input(index);
         }
     }
@@ -316,8 +326,19 @@ impl<I: Io> Shard<I> {
         if connection.closing || connection.input_is_empty() {
             return;
         }
+        if connection.lacks_bytes() > 0 {
+            return;
+        }
         let before = connection.input_bytes();
         let input = connection.take_input();
+        if let Next::Frame { len } = connection.next(&input)
+            && LENGTH_BYTES + len == input.len()
+            && len >= SHARED_FRAME_BYTES_MIN
+        {
+            self.input_bytes -= before;
+            let frame = Bytes::from(input);
+            return self.start_request(index, &frame[LENGTH_BYTES..], Some(&frame));
+        }
         let consumed = self.start_frames(index, &input);
         let connection = &mut self.connections[index as usize];
         connection.put_input(input, consumed);
@@ -336,14 +357,15 @@ impl<I: Io> Shard<I> {
                 }
                 Next::Frame { len } => {
                     consumed += LENGTH_BYTES;
-                    self.start_request(index, &bytes[consumed..consumed + len]);
+                    self.start_request(index, &bytes[consumed..consumed + len], None);
                     consumed += len;
                 }
             }
         }
     }
 
-    fn start_request(&mut self, index: u32, frame: &[u8]) {
+    /// Starts the request in a frame; `shared` is memory that holds it and may be kept.
+    fn start_request(&mut self, index: u32, frame: &[u8], shared: Option<&Bytes>) {
         let mut reader = Reader::new(frame);
         let header = match RequestHeader::decode(&mut reader) {
             Ok(header) => header,
@@ -363,7 +385,8 @@ impl<I: Io> Shard<I> {
         };
         let body = reader.rest();
         tracing::trace!(index, id.sequence, api = %head.api_key, head.version, "request");
-        let request = Request { head, client_id: header.client_id, peer: &connection.peer, body };
+        let request =
+            Request { head, client_id: header.client_id, peer: &connection.peer, body, frame: shared };
         match self.broker.request(&mut self.io, request) {
             Reply::Now(response) => self.answer(id, Some(response)),
             Reply::Silent => self.answer(id, None),

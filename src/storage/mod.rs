@@ -30,6 +30,7 @@ mod jobs; // file work as scripts of operations
 pub mod journal; // what every append goes through; its format
 mod load; // a log from its files
 mod log; // one log's offsets, segments and tail
+mod logs; // all logs, by id
 mod lookup; // by timestamp
 mod observe; // what metrics and health show
 mod producers; // what a batch changes in the producer state

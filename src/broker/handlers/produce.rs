@@ -7,11 +7,14 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::broker::Broker;
 use crate::broker::admissions::{self, Gate};
 use crate::broker::gather::{Gather, Kind, Layout};
 use crate::broker::mail::{Answer, GatherRef, Produce, Query, Rejected, Task};
 use crate::broker::partition::{Partition, Waiter, WaiterTo};
+use crate::broker::records::ReceivedRecords;
 use crate::broker::request::{Reply, Request, Response};
 use crate::config::{self, Compression, TopicConfig};
 use crate::io::Io;
@@ -65,7 +68,7 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
         let deadline = broker.deadline_ns(io, message.timeout_ms);
         broker.open_gather(head, layout, Kind::Plain, deadline)
     };
-    dispatch(broker, io, &message, &topics, gather, head.version);
+    dispatch(broker, io, &message, &topics, gather, head.version, request.frame);
     if silent { Reply::Silent } else { Reply::Later }
 }
 
@@ -76,6 +79,7 @@ fn dispatch(
     topics: &[Option<(Uuid, usize)>],
     gather: GatherRef,
     version: i16,
+    shared: Option<&Bytes>,
 ) {
     let unknown =
         if version >= TOPIC_IDS { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
@@ -87,7 +91,7 @@ fn dispatch(
             match found {
                 Some((topic_id, _)) => {
                     let produce = Produce {
-                        records: Cow::Borrowed(records),
+                        records: ReceivedRecords::Frame { records, shared },
                         version,
                         acks: message.acks,
                         transactional_id: transactional_id.clone(),

@@ -37,7 +37,8 @@ impl<I: Io> Shard<I> {
         let Some(id) = calls.wait(local.reply) else { return };
         let head = Head { id, api_key: local.api_key, version: local.version, correlation_id: 0 };
         let peer = Peer { host: local.host, listener: 0 };
-        let request = Request { head, client_id: Some(&local.client_id), peer: &peer, body: &local.body };
+        let (client_id, body) = (Some(&*local.client_id), &*local.body);
+        let request = Request { head, client_id, peer: &peer, body, frame: None };
         match self.broker.request(&mut self.io, request) {
             Reply::Now(response) => self.answer(id, Some(response)),
             Reply::Silent => self.answer(id, None),
