@@ -15,3 +15,4 @@ pub mod protocol; // the wire: generated messages, reader, writer, frames
 pub mod record; // record batches v2: header view, validation, compression
 pub mod server; // threads and wiring: the shard's turn, connections, mailboxes
 pub mod storage; // a shard's disk: journal, segments, recovery, retention
+pub mod tune; // the host's settings: looked at, changed, put back; disks measured

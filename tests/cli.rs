@@ -460,3 +460,61 @@ fn a_service_manager_is_told() {
     let mut child = child;
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn tuning_is_checked_planned_applied_and_undone() {
+    let tree = tempfile::tempdir().unwrap();
+    let put = |file: &str, text: &str| {
+        let path = tree.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let value = |file: &str| std::fs::read_to_string(tree.path().join(file)).unwrap();
+    put("proc/sys/vm/swappiness", "60\n");
+    put("proc/sys/net/core/somaxconn", "128\n");
+    let record = tree.path().join("record.json");
+    let tune = |args: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(["tune", "--root"]).arg(tree.path()).arg("--record").arg(&record);
+        command.args(args).output().unwrap()
+    };
+    let checked = text(&tune(&["check"]));
+    assert!(checked.contains("swappiness") && checked.contains("change"), "{checked}");
+    assert_eq!(tune(&["check", "--strict"]).status.code(), Some(1));
+    let plan = text(&tune(&["plan", "--only", "swappiness"]));
+    assert_eq!(plan, "# swappiness\n--- /proc/sys/vm/swappiness\n-60\n+1\n");
+    assert_eq!(value("proc/sys/vm/swappiness"), "60\n", "nothing has been changed yet");
+    assert!(tune(&["apply", "--skip", "swappiness"]).status.success());
+    assert_eq!((&*value("proc/sys/vm/swappiness"), &*value("proc/sys/net/core/somaxconn")), ("60\n", "4096"));
+    let json: Value = serde_json::from_slice(&tune(&["apply", "--json"]).stdout).unwrap();
+    assert_eq!((&json[0]["item"], &json[0]["to"]), (&"swappiness".into(), &"1".into()));
+    assert!(tune(&["undo"]).status.success());
+    assert_eq!((&*value("proc/sys/vm/swappiness"), &*value("proc/sys/net/core/somaxconn")), ("60", "128"));
+    assert!(text(&tune(&["undo"])).contains("nothing was applied") && !record.exists());
+    assert_eq!(tune(&["check", "--only", "swapiness"]).status.code(), Some(2));
+    assert!(text(&tune(&["explain", "swappiness"])).contains("vm.swappiness"));
+    assert_eq!(tune(&["explain", "no-such-item"]).status.code(), Some(6));
+    assert_eq!(tune(&["measure"]).status.code(), Some(2), "no directory was named");
+}
+
+/// The real files of a network namespace of the test's own, where root may make one.
+#[test]
+fn tuning_of_a_real_network_namespace_leaves_it_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!(
+        "sysctl() {{ cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/tcp_slow_start_after_idle; }}
+         tune() {{ '{BINARY}' tune \"$@\" --only listen-backlog --only slow-start-after-idle --record '{0}/record'; }}
+         echo 128 > /proc/sys/net/core/somaxconn; echo 1 > /proc/sys/net/ipv4/tcp_slow_start_after_idle
+         sysctl > '{0}/before'; tune apply > '{0}/log' || exit 1
+         sysctl > '{0}/applied'; tune undo >> '{0}/log' || exit 1; sysctl > '{0}/after'",
+        dir.path().display()
+    );
+    let output = Command::new("unshare").args(["--net", "sh", "-c", &script]).output();
+    let Ok(output) = output.map(|output| (output.status, failed(&output).1)) else { return };
+    if output.1.contains("unshare") {
+        return; // not root, or a sandbox without namespaces
+    }
+    let file = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+    assert!(output.0.success(), "{}{}", output.1, file("log"));
+    assert_eq!((&*file("before"), &*file("applied"), &*file("after")), ("128\n1\n", "4096\n0\n", "128\n1\n"));
+}

@@ -13,18 +13,22 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("record", &[]),
     ("io", &[]),
+    ("tune", &["io"]),
     ("storage", &["protocol", "record", "io", "metrics"]),
     ("metadata", &["config", "protocol", "record", "io"]),
     ("broker", &["config", "metrics", "protocol", "record", "io", "storage", "metadata"]),
-    ("server", &["config", "metrics", "protocol", "record", "io", "storage", "metadata", "broker"]),
+    ("server", &["config", "metrics", "protocol", "record", "io", "tune", "storage", "metadata", "broker"]),
     ("load", &["metrics", "protocol", "record", "io"]),
     // Beside the data path: it sees what shards show of themselves, and asks the rest as a client would.
-    ("control", &["config", "metrics", "protocol", "record", "storage", "metadata", "broker", "server"]),
+    (
+        "control",
+        &["config", "metrics", "protocol", "record", "tune", "storage", "metadata", "broker", "server"],
+    ),
     (
         "cli",
         &[
-            "config", "metrics", "protocol", "record", "io", "storage", "metadata", "broker", "server",
-            "load", "control",
+            "config", "metrics", "protocol", "record", "io", "tune", "storage", "metadata", "broker",
+            "server", "load", "control",
         ],
     ),
 ];

@@ -31,6 +31,7 @@ mod produce;
 mod serve;
 mod start;
 mod topic;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,8 @@ enum Command {
     Health(health::Args),
     /// Show what is in the files of a data directory, and where they are damaged
     Dump(dump::Args),
+    /// Look at the host's settings, change them and put them back, measure its disks
+    Tune(tune::Args),
     /// Print the completions of a shell
     Completions(completions::Args),
 }
@@ -81,6 +84,7 @@ pub fn run() -> ExitCode {
         Command::Config(args) => config::run(args),
         Command::Health(args) => health::run(args),
         Command::Dump(args) => dump::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),
     };
     match done {

@@ -12,7 +12,7 @@ use crate::io::driver::{Driver, DriverOptions};
 use crate::io::preflight;
 use crate::tune::change::{self, Outcome, Record};
 use crate::tune::measure::{self, Measured};
-use crate::tune::{self, Host, ITEMS, Report, State, Target};
+use crate::tune::{Host, ITEMS, Report, State, Step, Target, pages};
 
 #[derive(ClapArgs)]
 pub struct Args {
@@ -102,13 +102,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn reports(args: &Args, host: &Host) -> Result<Vec<Report>, Failure> {
-    if let Some(unknown) = args.only.iter().chain(&args.skip).find(|name| ITEMS.iter().all(|item| item.name != **name)) {
+    if let Some(unknown) =
+        args.only.iter().chain(&args.skip).find(|name| ITEMS.iter().all(|item| item.name != **name))
+    {
         return Err(Failure::usage(format!("no item is named {unknown}; `ringlog tune explain` names them")));
     }
     let dirs = args.dirs.iter().map(|dir| std::path::absolute(dir).unwrap_or_else(|_| dir.clone())).collect();
     let target = Target { dirs, locked_bytes: LOCKED_BYTES, open_files: OPEN_FILES };
     let wanted = |name: &str| {
-        (args.only.is_empty() || args.only.iter().any(|only| only == name)) && !args.skip.iter().any(|skip| skip == name)
+        (args.only.is_empty() || args.only.iter().any(|only| only == name))
+            && !args.skip.iter().any(|skip| skip == name)
     };
     Ok(ITEMS.iter().filter(|item| wanted(item.name)).map(|item| item.check(host, &target)).collect())
 }
@@ -120,9 +123,15 @@ fn check(args: &Args, host: &Host, strict: bool) -> Result<(), Failure> {
     } else {
         print_reports(args, host, &reports)?;
     }
-    let wanting = reports.iter().flat_map(|report| &report.findings).filter(|finding| finding.state != State::Good).count();
+    let wanting = reports
+        .iter()
+        .flat_map(|report| &report.findings)
+        .filter(|finding| finding.state != State::Good)
+        .count();
     match wanting {
-        wanting if strict && wanting > 0 => Err(Failure::new(FAILED, format!("{wanting} places are not as they should be"))),
+        wanting if strict && wanting > 0 => {
+            Err(Failure::new(FAILED, format!("{wanting} places are not as they should be")))
+        }
         _ => Ok(()),
     }
 }
@@ -141,13 +150,16 @@ fn print_reports(args: &Args, host: &Host, reports: &[Report]) -> Result<(), Fai
                 State::Advice { advice } => ("advice", advice.clone()),
             };
             // Tabs would break the columns.
-            let row = [report.item, state, &finding.place, &finding.found, &wanted].map(|text| text.replace('\t', " "));
+            let row = [report.item, state, &finding.place, &finding.found, &wanted]
+                .map(|text| text.replace('\t', " "));
             table.add_row(row);
         }
     }
     output::print_table(&table)?;
     if let Some(kind) = host.container() {
-        output::print(&format!("\nThis is a container ({kind}): what is marked `host` has to be set on its host.\n"))?;
+        output::print(&format!(
+            "\nThis is a container ({kind}): what is marked `host` has to be set on its host.\n"
+        ))?;
     }
     if args.dirs.is_empty() {
         output::print("\nWithout --dir no disk is looked at.\n")?;
@@ -175,7 +187,7 @@ struct Planned<'a> {
     item: &'a str,
     found: &'a str,
     #[serde(flatten)]
-    step: &'a tune::Step,
+    step: &'a Step,
 }
 
 fn apply(args: &Args, host: &Host, measure: bool) -> Result<(), Failure> {
@@ -183,7 +195,8 @@ fn apply(args: &Args, host: &Host, measure: bool) -> Result<(), Failure> {
     let options = Measure { seconds: 3.0, file_mib: 256, no_keep: true };
     let before = if measure { measure_all(args, &options)? } else { Vec::new() };
     let mut record = open(args)?;
-    let outcomes = change::apply(host, steps, &mut record).map_err(|error| Failure::file(&args.record, &error))?;
+    let outcomes =
+        change::apply(host, steps, &mut record).map_err(|error| Failure::file(&args.record, &error))?;
     report(args, &outcomes, "nothing to change")?;
     if measure {
         for (before, after) in before.iter().zip(measure_all(args, &options)?) {
@@ -195,7 +208,8 @@ fn apply(args: &Args, host: &Host, measure: bool) -> Result<(), Failure> {
 
 fn undo(args: &Args, host: &Host, force: bool) -> Result<(), Failure> {
     let mut record = open(args)?;
-    let outcomes = change::undo(host, &mut record, force).map_err(|error| Failure::file(&args.record, &error))?;
+    let outcomes =
+        change::undo(host, &mut record, force).map_err(|error| Failure::file(&args.record, &error))?;
     report(args, &outcomes, "nothing was applied")?;
     problems(&outcomes)
 }
@@ -215,7 +229,8 @@ fn report(args: &Args, outcomes: &[Outcome], nothing: &str) -> Result<(), Failur
     for outcome in outcomes {
         let done = outcome.problem.as_deref().unwrap_or("yes");
         let place = outcome.place.display().to_string();
-        let row = [&outcome.item, &place, &outcome.from, &outcome.to, done].map(|text| text.replace('\t', " "));
+        let row =
+            [&outcome.item, &place, &outcome.from, &outcome.to, done].map(|text| text.replace('\t', " "));
         table.add_row(row);
     }
     output::print_table(&table)
@@ -315,6 +330,6 @@ fn explain(items: &[String]) -> Result<(), Failure> {
         });
         return output::print_table(&table);
     }
-    let wanted = ITEMS.iter().filter(|item| items.iter().any(|name| name == item.name));
-    wanted.map(|item| output::print(&tune::pages::page(item))).collect()
+    let mut wanted = ITEMS.iter().filter(|item| items.iter().any(|name| name == item.name));
+    wanted.try_for_each(|item| output::print(&pages::page(item)))
 }

@@ -30,6 +30,7 @@ use crate::metadata::{ClusterImage, Embedded, OpenOptions, Opened};
 use crate::metrics::ShardMetrics;
 use crate::protocol::Uuid;
 use crate::storage::{self, CleanerOptions, Storage, StorageOptions};
+use crate::tune::measure::Measured;
 
 use connection::Limits;
 use connection_quota::ConnectionQuota;
@@ -92,6 +93,7 @@ struct Plan {
     pin: bool,
     machine: Machine,
     memory_bytes: usize,
+    cleaner_bytes_per_second: f64,
     connections: Arc<ConnectionQuota>,
     seed: u128,
     stop: Arc<AtomicBool>,
@@ -130,6 +132,7 @@ impl Server {
         let Share { shards, pin, memory_bytes } = machine.share(&config);
         let (driver, open_files_max) = preflight(&config, memory_bytes)?;
         let plan = Arc::new(Plan {
+            cleaner_bytes_per_second: share::cleaner_bytes_per_second(&config, &measured(&config)),
             connections: Arc::new(ConnectionQuota::new(&config.sockets, open_files_max)),
             config: Arc::new(config),
             driver,
@@ -240,6 +243,23 @@ fn mark_clean(config: &BrokerConfig, driver: DriverKind) -> Result<(), ServeErro
     let mut io = io.map_err(|error| ServeError::Runtime(error.to_string()))?;
     storage::lock_dirs(&mut io, &config.log_dirs).map_err(data)?;
     storage::mark_clean(&mut io, &config.log_dirs).map_err(data)
+}
+
+/// What `ringlog tune measure` has found the disks to do.
+fn measured(config: &BrokerConfig) -> Vec<Measured> {
+    let mut found = Vec::new();
+    for dir in &config.log_dirs {
+        let Some(disk) = Measured::load(dir) else { continue };
+        tracing::info!(
+            dir = %dir.display(),
+            write_mb_s = (disk.write_bytes_per_second / 1e6) as u64,
+            read_mb_s = (disk.read_bytes_per_second / 1e6) as u64,
+            synced_4k_p99_us = disk.synced_4k.p99_us as u64,
+            "measured"
+        );
+        found.push(disk);
+    }
+    found
 }
 
 /// Makes the directories, checks that kernel, container and file systems let the broker work, and settles on what. Answers
@@ -486,7 +506,7 @@ fn storage_options(plan: &Plan, shard: usize) -> StorageOptions {
         enable: storage.cleaner_enable,
         backoff_ms: storage.cleaner_backoff_ms as i64,
         dedupe_buffer_bytes: storage.cleaner_dedupe_buffer_bytes as usize / plan.shards,
-        io_max_bytes_per_second: storage.cleaner_io_max_bytes_per_second / plan.shards as f64,
+        io_max_bytes_per_second: plan.cleaner_bytes_per_second / plan.shards as f64,
     };
     options
 }

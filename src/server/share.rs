@@ -4,6 +4,7 @@
 
 use crate::config::BrokerConfig;
 use crate::io::cgroup::Limits;
+use crate::tune::measure::Measured;
 
 /// What the buffers take at most unless the configuration says more: until all of it has been touched once, each fresh page
 /// costs a produce more than everything else it does.
@@ -68,6 +69,18 @@ impl Machine {
     }
 }
 
+/// What compaction may read and write in a second: as configured, else half of what the slowest of the measured disks writes, so
+/// that clients have the other half whatever there is to compact.
+pub fn cleaner_bytes_per_second(config: &BrokerConfig, measured: &[Measured]) -> f64 {
+    let configured = config.storage.cleaner_io_max_bytes_per_second;
+    let slowest =
+        measured.iter().map(|disk| disk.write_bytes_per_second).filter(|bytes| *bytes > 0.0).reduce(f64::min);
+    match slowest {
+        Some(bytes) if configured == f64::MAX => bytes / 2.0,
+        _ => configured,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +127,20 @@ mod tests {
         assert_eq!(share(&[], 2, 2048, limits(None, Some(1 << 20))).memory_bytes, 512 << 20);
         let asked = share(&["ringlog.memory.bytes=4294967296"], 2, 2048, limits(None, Some(512)));
         assert_eq!(asked.memory_bytes, 4 << 30);
+    }
+
+    #[test]
+    fn compaction_leaves_clients_half_of_a_measured_disk() {
+        let config = |settings: &[&str]| {
+            let mut all = Settings::new();
+            settings.iter().for_each(|setting| all.add_set(setting));
+            all.resolve().unwrap().0
+        };
+        let disk = |bytes| Measured { write_bytes_per_second: bytes, ..Measured::default() };
+        assert_eq!(cleaner_bytes_per_second(&config(&[]), &[]), f64::MAX);
+        assert_eq!(cleaner_bytes_per_second(&config(&[]), &[disk(4e8), disk(1e8), disk(0.0)]), 5e7);
+        let set = config(&["log.cleaner.io.max.bytes.per.second=1000"]);
+        assert_eq!(cleaner_bytes_per_second(&set, &[disk(1e8)]), 1000.0);
     }
 
     #[test]
