@@ -31,7 +31,7 @@ use ringlog::load::report::RunVerdict;
 use ringlog::load::sender::Acknowledged;
 
 /// Rounds of an ordinary test run.
-const ROUNDS_DEFAULT: u32 = 5;
+const ROUNDS_DEFAULT: u32 = 3;
 const NAME: &str = "crash";
 const AUDIT_EVERY: u32 = 10;
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
