@@ -15,18 +15,21 @@ use ringlog::record::batch::batches;
 use ringlog::record::builder::{BatchBuilder, BatchOptions};
 use ringlog::record::compression::Compressor;
 use ringlog::storage::{
-    self, AckLevel, AppendOptions, Event, LogConfig, LogId, ReadOutcome, ReadRange, Storage, StorageOptions,
-    TopicPartition,
+    self, AckLevel, AppendOptions, Event, LogConfig, LogId, Lookup, ReadOutcome, ReadRange, Storage,
+    StorageOptions, TopicPartition,
 };
 use sim_io::{Crash, SimIo, SimOptions, SimWorld};
 
 const DIR: &str = "/disk/logs";
 const SECOND_NS: u64 = 1_000_000_000;
+const EPOCH_MS: i64 = 1_600_000_000_000;
 const PATIENCE_NS: u64 = 100 * SECOND_NS;
 
 /// Shards on one directory.
 struct Scene {
     world: SimWorld,
+    /// Of all logs.
+    config: LogConfig,
     shards: Vec<Shard>,
     failures: Vec<String>,
     /// The size of a journal file, and of all together.
@@ -48,14 +51,22 @@ fn config() -> LogConfig {
 
 impl Scene {
     fn new(seed: u64, shards: u32) -> Scene {
-        Scene::with_journal(seed, shards, (64 << 20, 1 << 30))
+        Scene::with(seed, shards, config(), (64 << 20, 1 << 30))
     }
 
     fn with_journal(seed: u64, shards: u32, journal_bytes: (u64, u64)) -> Scene {
+        Scene::with(seed, shards, config(), journal_bytes)
+    }
+
+    fn with_config(seed: u64, shards: u32, config: LogConfig) -> Scene {
+        Scene::with(seed, shards, config, (64 << 20, 1 << 30))
+    }
+
+    fn with(seed: u64, shards: u32, config: LogConfig, journal_bytes: (u64, u64)) -> Scene {
         let world = SimWorld::new(seed, SimOptions::default());
         world.add_disk(Path::new("/disk"));
         world.create_dir_all(Path::new(DIR));
-        let mut scene = Scene { world, shards: Vec::new(), failures: Vec::new(), journal_bytes };
+        let mut scene = Scene { world, config, shards: Vec::new(), failures: Vec::new(), journal_bytes };
         scene.start(shards, &[]);
         scene
     }
@@ -67,7 +78,7 @@ impl Scene {
         storage::lock_dirs(&mut ios[0], &dirs).unwrap();
         let find = |id| {
             let found = topics.iter().find(|topic| topic.topic_id == id)?;
-            Some((found.topic.clone(), config()))
+            Some((found.topic.clone(), self.config.clone()))
         };
         let report = storage::recover(&mut ios[0], &dirs, &find).unwrap();
         assert!(report.failed_dirs.is_empty(), "{report:?}");
@@ -82,11 +93,11 @@ impl Scene {
 
     fn open(&mut self, shard: usize, of: &TopicPartition) -> LogId {
         let Shard { io, storage } = &mut self.shards[shard];
-        storage.open_log(io, 0, of.clone(), config()).unwrap()
+        storage.open_log(io, 0, of.clone(), self.config.clone()).unwrap()
     }
 
     fn create(&mut self, shard: usize, of: &TopicPartition) -> LogId {
-        self.shards[shard].storage.create_log(0, of.clone(), config()).unwrap()
+        self.shards[shard].storage.create_log(0, of.clone(), self.config.clone()).unwrap()
     }
 
     fn delete(&mut self, shard: usize, log: LogId) {
@@ -94,12 +105,13 @@ impl Scene {
         storage.delete_log(io, log);
     }
 
-    /// Appends `count` batches of one record with `bytes` bytes.
+    /// Appends `count` batches of one record with `bytes` bytes. A record's timestamp is its offset and [`EPOCH_MS`].
     fn append(&mut self, shard: usize, log: LogId, count: usize, bytes: usize) {
         let Shard { io, storage } = &mut self.shards[shard];
         for _ in 0..count {
             let mut builder = BatchBuilder::new(BatchOptions::default());
-            builder.append(io.wall_ms(), None, Some(&vec![b'x'; bytes]), &[]);
+            let timestamp = EPOCH_MS + storage.log_end_offset(log).unwrap();
+            builder.append(timestamp, None, Some(&vec![b'x'; bytes]), &[]);
             let mut batch = Vec::new();
             builder.finish(&mut Compressor::default(), &mut batch).unwrap();
             let options = AppendOptions {
@@ -189,6 +201,20 @@ impl Scene {
             }
             self.turn(shard);
             assert!(self.world.now() < patience, "a read hangs");
+        }
+    }
+
+    fn look_up(&mut self, shard: usize, log: LogId, timestamp: i64) -> Option<i64> {
+        let patience = self.world.now() + PATIENCE_NS;
+        loop {
+            let Shard { io, storage } = &mut self.shards[shard];
+            let end_offset = storage.high_watermark(log).unwrap();
+            match storage.offset_for_timestamp(io, log, timestamp, end_offset).unwrap() {
+                Lookup::Found { offset, .. } => return Some(offset),
+                Lookup::None => return None,
+                Lookup::Pending => self.turn(shard),
+            }
+            assert!(self.world.now() < patience, "a look-up hangs");
         }
     }
 
@@ -291,10 +317,9 @@ fn the_directory_of_an_unknown_topic_moves_aside() {
 fn records_may_be_deleted_while_their_segments_are_synced() {
     for turns in 0..60 {
         let of = topic("t", 1);
-        let mut scene = Scene::new(turns, 1);
-        let log = scene.create(0, &of);
         let small = LogConfig { segment_bytes: 2_000, index_interval_bytes: 1, ..config() };
-        scene.shards[0].storage.set_config(log, small);
+        let mut scene = Scene::with_config(turns, 1, small);
+        let log = scene.create(0, &of);
         scene.append(0, log, 60, 100);
         scene.acknowledged(0, log);
         // Rolls ask for flushes and syncs: some are under way now.
@@ -324,5 +349,27 @@ fn a_journal_that_is_safe_already_is_freed() {
         }
         (0..200).for_each(|_| scene.turn(0));
         scene.run_until("room for an append", |scene| scene.shards[0].storage.has_room(log));
+    }
+}
+
+#[test]
+fn timestamps_are_found_whenever_a_segment_was_closed() {
+    for round in 0..40 {
+        let of = topic("t", 1);
+        let small = LogConfig { segment_bytes: 2_000, index_interval_bytes: 600, ..config() };
+        let mut scene = Scene::with_config(round, 1, small);
+        let mut log = scene.create(0, &of);
+        for crash in [Crash::Kill, Crash::Power, Crash::Kill, Crash::Power] {
+            // Ends at all places of a segment, and soon after it was begun.
+            scene.append(0, log, 3 + round as usize % 11, 100);
+            scene.acknowledged(0, log);
+            scene.pass_ms(round);
+            scene.crash(crash);
+            scene.start(1, std::slice::from_ref(&of));
+            log = scene.open(0, &of);
+            for offset in 0..scene.end(0, log) {
+                assert_eq!(scene.look_up(0, log, EPOCH_MS + offset), Some(offset), "{round}, {crash:?}");
+            }
+        }
     }
 }

@@ -149,9 +149,10 @@ impl Loader<'_> {
 
     fn load_segments(&mut self, io: &mut impl Io) -> Result<(), StorageError> {
         let logs = std::mem::take(&mut self.files.logs);
-        // Recovery begins in the segment that holds the recovery point.
+        // Recovery begins in the segment that ends at the recovery point or holds it: the one that ends there may have
+        // been closed after the point was written, and lack its last index entry.
         let unclean_from = self.options.recovery_point.map(|point| {
-            let behind = logs.partition_point(|(base_offset, _)| *base_offset <= point);
+            let behind = logs.partition_point(|(base_offset, _)| *base_offset < point);
             behind.saturating_sub(1)
         });
         for (index, &(base_offset, len)) in logs.iter().enumerate() {

@@ -264,6 +264,10 @@ impl Replay {
         self.write_buffer(io)?;
         if let Some(last) = self.log.segments.back_mut() {
             last.close();
+            // Its closing index entry is to be written even where nothing else of it is.
+            if self.touched.last() != Some(&last.base_offset) {
+                self.touched.push(last.base_offset);
+            }
         }
         self.log.segments.push_back(Segment::new(base_offset, wall_ms, 0));
         Ok(())
