@@ -141,7 +141,9 @@ for codec in CODECS:
 @check("consumer groups: list, describe, go on, reset, delete")
 def _():
     create("jt-group", 2)
-    tool("console-producer", "--topic", "jt-group", stdin="".join(f"{i}\n" for i in range(100)))
+    # Keys, so that both partitions have records: without them one batch may take them all to one.
+    tool("console-producer", "--topic", "jt-group", "--reader-property", "parse.key=true", "--reader-property", "key.separator=:",
+         stdin="".join(f"{i}:{i}\n" for i in range(100)))
     consume = ("console-consumer", "--topic", "jt-group", "--group", "jt-g", "--timeout-ms", 60000,
                "--command-property", "auto.offset.reset=earliest", "--max-messages")
     first, second = tool(*consume, 40).split(), tool(*consume, 60).split()
