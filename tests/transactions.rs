@@ -139,3 +139,95 @@ fn markers_that_come_again() {
     bench.settle();
     bench.check();
 }
+
+fn compacted() -> LogConfig {
+    LogConfig {
+        compact: true,
+        delete: false,
+        min_cleanable_dirty_ratio: 0.01,
+        file_delete_delay_ms: 100,
+        ..small_segments()
+    }
+}
+
+#[test]
+fn compaction_drops_what_was_aborted_and_later_its_markers() {
+    let retention_ms = 60_000;
+    let mut bench = Bench::new(300, LogConfig { delete_retention_ms: retention_ms, ..compacted() }, 3);
+    // Of a transaction that is committed, of one that is aborted, and of an empty one.
+    for at in 0..2 {
+        bench.put(Some(at), 3, 1_000_000);
+    }
+    bench.end(0, true, 1);
+    bench.end(1, false, 1);
+    bench.end(2, false, 1);
+    let aborted: Vec<i64> = bench.puts.range(3..6).map(|(offset, _)| *offset).collect();
+    // The producers go on, so that nothing of this is the last of anybody.
+    let roll = |bench: &mut Bench| {
+        for at in 0..3 {
+            bench.put(Some(at), 1, 1_000_000);
+            bench.end(at, true, 1);
+        }
+        for _ in 0..80 {
+            bench.put(None, 3, 20);
+        }
+        bench.settle();
+        bench.pass_ms(5_000);
+        bench.check();
+    };
+    let markers = |bench: &mut Bench| {
+        let batches = bench.batches();
+        let first = batches.iter().take_while(|batch| batch.base_offset < 9);
+        let mut markers = first.filter(|batch| batch.is_control());
+        let has_aborted = batches.iter().any(|batch| aborted.contains(&batch.base_offset));
+        (markers.next().is_some(), markers.count() + 1, has_aborted)
+    };
+    let indexes = |bench: &mut Bench| bench.names().iter().filter(|name| name.contains(".txnindex")).count();
+    roll(&mut bench);
+    assert_eq!(markers(&mut bench), (true, 3, false), "the data goes at once");
+    roll(&mut bench);
+    assert_eq!((markers(&mut bench), indexes(&mut bench)), ((true, 3, false), 0));
+    bench.restart(Some(Crash::Power));
+    bench.check();
+    bench.deletes_may_be_gone = true;
+    bench.pass_ms(2 * retention_ms as u64);
+    roll(&mut bench);
+    assert_eq!(markers(&mut bench), (true, 1, false), "what was committed keeps its marker");
+    bench.restart(None);
+    bench.check();
+}
+
+#[test]
+fn compaction_of_any_transactions() {
+    let seeds = std::env::var("TRANSACTIONS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(12);
+    for seed in 400..400 + seeds {
+        let mut rng = sim_io::rng::Rng::new(seed);
+        let delete_retention_ms = *rng.pick(&[0, 1_000, 100_000]);
+        let mut bench = Bench::new(seed, LogConfig { delete_retention_ms, ..compacted() }, 4);
+        bench.deletes_may_be_gone = true;
+        for _ in 0..rng.range(3, 8) {
+            let (steps, keys) = (rng.range(1, 200) as usize, *rng.pick(&[5, 50, 1000]));
+            fill(&mut bench, steps, keys);
+            bench.check();
+            let hangs = rng.chance(0.2);
+            if hangs {
+                bench.world.hang_after_ops(Some(rng.below(80)));
+                bench.pass_ms(1_000);
+            } else {
+                bench.pass_ms(*rng.pick(&[0, 300, 1_000, 5_000]));
+                bench.check();
+            }
+            match *rng.pick(&[None, Some(Crash::Kill), Some(Crash::Power)]) {
+                None if hangs => bench.restart(Some(Crash::Kill)),
+                crash => bench.restart(crash),
+            }
+            bench.check();
+        }
+        for at in 0..bench.producers.len() {
+            bench.end(at, rng.chance(0.5), 2);
+        }
+        bench.settle();
+        bench.pass_ms(5_000);
+        bench.check();
+    }
+}

@@ -311,7 +311,6 @@ impl Bench {
         }
     }
 
-    #[allow(dead_code)]
     pub fn batches(&mut self) -> Vec<BatchHeader> {
         let (_, storage, log) = self.parts();
         let end_offset = storage.high_watermark(log).expect("the log");

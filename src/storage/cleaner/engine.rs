@@ -7,19 +7,15 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use super::filter::{Filter, FilterOptions, decide, keep_record};
-use super::offset_map::{Full, OffsetMap, SLOT_BYTES};
 use super::output::{KINDS, Output};
-use super::pick::{Candidate, Round};
+use super::pick::Round;
 use super::swap::push_swap;
+use super::task::{Phase, Place, Task};
 use crate::io::buffer::AlignedBuf;
 use crate::io::{BLOCK_BYTES, Errno, Io};
-use crate::record::compression::{DECOMPRESSED_BYTES_MAX_DEFAULT, Decompressor};
-use crate::record::records::Record;
 use crate::record::{BATCH_OVERHEAD, BatchHeader, RecordBatch};
 use crate::storage::jobs::{FileKey, JobError, Step};
 use crate::storage::names::{FileKind, FileName, FileState};
-use crate::storage::producer_state::ProducerState;
 use crate::storage::store::{End, Storage};
 use crate::storage::types::*;
 
@@ -27,8 +23,6 @@ use crate::storage::types::*;
 pub(super) const WINDOW_BYTES: usize = 128 << 10;
 /// What is written at once.
 const WRITE_BYTES: usize = 256 << 10;
-/// The part of the offset map that may fill: `log.cleaner.io.buffer.load.factor`.
-const LOAD_FACTOR: f64 = 0.9;
 /// Memory that was not there, or readers that were, are asked for again after this.
 const WAIT_NS: u64 = 2_000_000;
 /// A log that could not be compacted for a reason that may pass is left alone for this long.
@@ -67,64 +61,6 @@ impl CleanEnd {
     }
 }
 
-/// The compaction of one log.
-pub(super) struct Task {
-    pub log: LogId,
-    dir: usize,
-    /// The wall clock of the beginning, against which delete horizons are held.
-    now_ms: i64,
-    first_dirty: i64,
-    bound: i64,
-    /// The directory's checkpoints, when they have been written this many times, have the recovery point behind the bound:
-    /// recovery takes gaps behind it for damage.
-    checkpoint: u64,
-    map: OffsetMap,
-    phase: Phase,
-    place: Place,
-    pub output: Option<Output>,
-    filter: Filter,
-    unpack: Unpack,
-    pub stats: Stats,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The dirty segments are read into the offset map.
-    Map,
-    /// The segments from this base offset on are still to be written.
-    Rewrite(i64),
-}
-
-/// Where the task reads.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    segment: i64,
-    position: u32,
-    next_offset: i64,
-    /// The next batch has this many bytes, if that is known.
-    need: usize,
-    /// Where the read under way begins.
-    window: u32,
-}
-
-impl Place {
-    fn start_of(segment: i64) -> Place {
-        Place { segment, position: 0, next_offset: segment, need: BATCH_OVERHEAD, window: 0 }
-    }
-}
-
-#[derive(Default)]
-struct Unpack {
-    decompressor: Decompressor,
-    scratch: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stats {
-    pub bytes_before: u64,
-    pub bytes_after: u64,
-}
-
 /// What a task does next.
 enum Next {
     Again,
@@ -141,12 +77,6 @@ enum Next {
         why: &'static str,
         pause_ns: u64,
     },
-}
-
-impl std::fmt::Debug for Task {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Task").field("log", &self.log).field("phase", &self.phase).finish_non_exhaustive()
-    }
 }
 
 impl Cleaner {
@@ -167,86 +97,6 @@ impl Cleaner {
 
     pub(super) fn is_blocked(&mut self, log: LogId, now: u64) -> bool {
         self.blocked.get(&log).is_some_and(|until| *until > now)
-    }
-}
-
-impl Task {
-    pub fn new(candidate: &Candidate, now_ms: i64, map_bytes_max: usize, secret: [u64; 2]) -> Task {
-        // No more memory than there can be keys.
-        let offsets = usize::try_from(candidate.bound - candidate.first_dirty).unwrap_or(usize::MAX);
-        let slots = offsets.saturating_add(offsets / 8).saturating_add(2);
-        let map_bytes = slots.saturating_mul(SLOT_BYTES).min(map_bytes_max);
-        Task {
-            log: candidate.log,
-            dir: candidate.dir,
-            now_ms,
-            first_dirty: candidate.first_dirty,
-            bound: candidate.bound,
-            checkpoint: 0,
-            map: OffsetMap::new(map_bytes, LOAD_FACTOR, secret),
-            phase: Phase::Map,
-            place: Place::start_of(-1),
-            output: None,
-            filter: Filter::new(),
-            unpack: Unpack::default(),
-            stats: Stats::default(),
-        }
-    }
-
-    /// Notes the keys of a batch. False when the map is full.
-    fn map_batch(&mut self, batch: &RecordBatch<'_>) -> Result<bool, &'static str> {
-        let header = batch.header();
-        if header.last_offset() < self.first_dirty {
-            return Ok(true);
-        }
-        if !header.is_control() {
-            let Unpack { decompressor, scratch } = &mut self.unpack;
-            let records = batch.records(decompressor, scratch, DECOMPRESSED_BYTES_MAX_DEFAULT);
-            for record in records.map_err(|_| "a batch cannot be unpacked")? {
-                let record = record.map_err(|_| "a record is malformed")?;
-                let offset = record.offset(header);
-                if let Some(key) = record.key.filter(|_| offset >= self.first_dirty)
-                    && let Err(Full) = self.map.put(key, offset)
-                {
-                    return Ok(false);
-                }
-            }
-        }
-        self.map.set_latest_offset(header.last_offset());
-        Ok(true)
-    }
-
-    /// Adds what is left of a batch to the output.
-    fn rewrite_batch(
-        &mut self,
-        batch: &RecordBatch<'_>,
-        producers: &ProducerState,
-        config: &LogConfig,
-    ) -> Result<(), &'static str> {
-        let Some(output) = &mut self.output else { return Err("there is no output") };
-        let header = batch.header();
-        // Markers outlive their transactions' records, which are not among those of a log that is compacted.
-        let decision = decide(header, header.is_control(), producers.entry(header.producer_id), self.now_ms);
-        let options = FilterOptions {
-            now_ms: self.now_ms,
-            delete_retention_ms: config.delete_retention_ms,
-            decision,
-            decompressed_bytes_max: DECOMPRESSED_BYTES_MAX_DEFAULT,
-        };
-        let (map, now_ms) = (&self.map, self.now_ms);
-        let keep = |header: &BatchHeader, record: &Record<'_>| keep_record(map, header, record, now_ms);
-        let before = output.pending.len();
-        let filtered = self.filter.filter_batch(batch, &options, keep, &mut output.pending);
-        let filtered = filtered.map_err(|_| "a batch cannot be rewritten")?;
-        let written = &output.pending[before..];
-        output.unchanged &= written == batch.bytes();
-        match filtered.header {
-            Some(header) if header.size() != written.len() => Err("a batch was written with a wrong size"),
-            Some(header) if !output.add(&header, config.index_interval_bytes) => {
-                Err("the compacted segment becomes too large")
-            }
-            _ => Ok(()),
-        }
     }
 }
 
@@ -317,7 +167,7 @@ impl Storage {
         while now >= self.cleaner.next_ns
             && let Some(mut task) = self.cleaner.task.take()
         {
-            match self.next_step(&mut task) {
+            match self.next_step(io, &mut task) {
                 Next::Again => self.cleaner.task = Some(task),
                 Next::Wait => {
                     self.cleaner.next_ns = now + WAIT_NS;
@@ -346,12 +196,15 @@ impl Storage {
         }
     }
 
-    fn next_step(&mut self, task: &mut Task) -> Next {
+    fn next_step(&mut self, io: &mut impl Io, task: &mut Task) -> Next {
         let Some(log) = self.logs.get(task.log).filter(|log| self.dirs[log.dir].online) else {
             return Next::Gone;
         };
         if self.stopping || !log.config.compact {
             return Next::GiveUp { why: "it is not wanted any more", pause_ns: 0 };
+        }
+        if task.place.segment >= 0 && task.asked != Some(task.place.segment) {
+            return self.ask_aborted(io, task);
         }
         match task.phase {
             Phase::Map => self.next_of_map(task),
@@ -373,12 +226,35 @@ impl Storage {
         }
     }
 
+    /// Learns which transactions with a part in the segment were aborted, before it is read.
+    fn ask_aborted(&mut self, io: &mut impl Io, task: &mut Task) -> Next {
+        let Some(log) = self.logs.get(task.log) else { return Next::Gone };
+        let from = task.place.segment;
+        let Some(index) = log.segment_index(from) else { return RETIRED };
+        let to = log.segment_end_offset(index);
+        // What came before has been compacted, or is no longer there.
+        let from_dirty = if task.phase == Phase::Map { from.max(task.first_dirty) } else { from };
+        let mut found = Vec::new();
+        match self.aborted_transactions(io, task.log, from_dirty, to, &mut found) {
+            Ok(true) => {
+                let last = found.iter().map(|txn| txn.last_offset + 1).max();
+                task.markers_end = task.markers_end.max(last.unwrap_or(0));
+                task.transactions.add(&found);
+                task.asked = Some(from);
+                Next::Again
+            }
+            Ok(false) | Err(ReadError::NoMemory) => Next::Wait,
+            Err(_) => Next::GiveUp { why: "its aborted transactions are not known", pause_ns: PAUSE_NS },
+        }
+    }
+
     fn next_of_map(&mut self, task: &mut Task) -> Next {
         let Some(log) = self.logs.get(task.log) else { return Next::Gone };
         if task.place.segment < 0 {
             let index = log.find_segment(task.first_dirty).unwrap_or(0);
             let Some(segment) = log.segments.get(index) else { return Next::Done };
             task.place = Place::start_of(segment.base_offset);
+            return Next::Again;
         }
         let Some(index) = log.segment_index(task.place.segment) else { return RETIRED };
         if task.place.position < log.segments[index].flushed {
@@ -388,7 +264,7 @@ impl Storage {
             Some(next) => task.place = Place::start_of(next.base_offset),
             None => {
                 task.map.set_latest_offset(task.bound - 1);
-                task.phase = Phase::Rewrite(i64::MIN);
+                task.begin(Phase::Rewrite(i64::MIN));
             }
         }
         Next::Again
@@ -441,6 +317,12 @@ impl Storage {
             return Next::Run { steps, end: CleanEnd::Discarded, bytes: 0 };
         }
         if self.dirs[task.dir].checkpoints_written < task.checkpoint {
+            return Next::Wait;
+        }
+        // What was dropped as aborted must stay aborted.
+        if log.synced_offset < task.markers_end {
+            let end = task.markers_end;
+            self.ask(task.log, end, end);
             return Next::Wait;
         }
         log.swapping = Some((first, last));
@@ -505,12 +387,9 @@ impl Storage {
             }
             let batch = RecordBatch::parse(rest).map_err(|_| "a batch is damaged")?;
             batch.check_crc().map_err(|_| "the checksum of a batch is wrong")?;
-            if header.is_transactional() && !header.is_control() {
-                return Err("it holds transactions");
-            }
             if task.phase == Phase::Map {
                 if !task.map_batch(&batch)? {
-                    task.phase = Phase::Rewrite(i64::MIN);
+                    task.begin(Phase::Rewrite(i64::MIN));
                     return Ok(());
                 }
             } else {

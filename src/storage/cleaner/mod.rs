@@ -18,6 +18,8 @@ pub mod offset_map; // key to latest offset, in fixed memory
 mod output; // the segment being written
 mod pick; // which log is next
 mod swap; // new segments for old, whatever happens
+mod task; // what a compaction knows, and what it does with a batch
+mod transactions; // what was aborted, and which markers are still needed
 
 pub(super) use engine::{CleanEnd, Cleaner};
 pub(super) use swap::finish_swap;

@@ -19,8 +19,9 @@ const GROUP_MAX: usize = 64;
 /// The largest segment there may be.
 const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
 
-/// The kinds of files that are written anew.
-pub(super) const KINDS: [FileKind; 3] = [FileKind::Log, FileKind::OffsetIndex, FileKind::TimeIndex];
+/// The kinds of files that are written anew; an index of aborted transactions only where there are any.
+pub(super) const KINDS: [FileKind; 4] =
+    [FileKind::Log, FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TransactionIndex];
 
 #[derive(Debug)]
 pub(super) struct Output {
@@ -118,8 +119,11 @@ impl Output {
         }
         steps.push_back(Step::Sync { data_only: false });
         let indexes = std::mem::take(&mut self.segment.pending);
-        for (kind, bytes) in [(FileKind::OffsetIndex, indexes.offsets), (FileKind::TimeIndex, indexes.times)]
-        {
+        let bytes = [indexes.offsets, indexes.times, indexes.aborted];
+        for (kind, bytes) in KINDS.into_iter().skip(1).zip(bytes) {
+            if kind == FileKind::TransactionIndex && bytes.is_empty() {
+                continue;
+            }
             let mode = OpenMode { write: true, create: true, truncate: true, ..OpenMode::default() };
             steps.push_back(Step::Open { path: self.path(path, kind, FileState::Cleaned), mode });
             if !bytes.is_empty() {

@@ -1,6 +1,6 @@
 //! Which log is compacted next: the one with the largest part of it dirty, by Kafka's rules.
 
-use super::engine::Task;
+use super::task::Task;
 use crate::io::Io;
 use crate::storage::log::Log;
 use crate::storage::read::Stop;

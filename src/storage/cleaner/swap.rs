@@ -13,8 +13,8 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use super::engine::Task;
 use super::output::{KINDS, file_path};
+use super::task::Task;
 use crate::io::{DirEntry, Io, Op};
 use crate::storage::jobs::{Step, sync_dir};
 use crate::storage::log::Log;
