@@ -250,6 +250,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The same in a tagged field, where 0 stands for null.
+    pub fn nullable_tagged_struct<T: Element<'a>>(
+        &mut self,
+        field: &'static str,
+        version: i16,
+        flexible: bool,
+    ) -> Result<Option<T>> {
+        match self.unsigned_varint(field)? {
+            0 => Ok(None),
+            _ => T::read(self, field, version, flexible).map(Some),
+        }
+    }
+
     /// The tagged fields of one struct. `known` reads the fields it knows from a reader of just their bytes and answers
     /// true; fields it does not know are skipped.
     pub fn tags(&mut self, mut known: impl FnMut(&mut Reader<'a>, u32) -> Result<bool>) -> Result<()> {

@@ -195,6 +195,19 @@ impl Writer {
         }
     }
 
+    /// The same in a tagged field, where 0 stands for null.
+    pub fn put_nullable_tagged_struct<'a, T: Element<'a>>(
+        &mut self,
+        value: Option<&T>,
+        version: i16,
+        flexible: bool,
+    ) {
+        self.put_unsigned_varint(u32::from(value.is_some()));
+        if let Some(value) = value {
+            value.write(self, version, flexible);
+        }
+    }
+
     /// One tagged field: its tag, the size of the value, the value.
     pub fn put_tag(&mut self, tag: u32, value: impl FnOnce(&mut Writer)) {
         self.put_unsigned_varint(tag);

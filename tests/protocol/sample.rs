@@ -253,7 +253,8 @@ impl<'m> Encoder<'m> {
             return;
         }
         if let (Type::Struct(_), true) = (&f.ty, nullable) {
-            self.out.push(if *value == Value::Null { 0xff } else { 1 });
+            let null = if f.tag.is_some() { 0 } else { 0xff };
+            self.out.push(if *value == Value::Null { null } else { 1 });
             if *value == Value::Null {
                 return;
             }

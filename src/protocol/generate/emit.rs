@@ -303,6 +303,9 @@ impl<'m> Module<'m> {
                 return format!("r.{nullable}array(\"{name}\", version, flexible)?");
             }
             match &f.ty {
+                Type::Struct(_) if !nullable.is_empty() && f.tag.is_some() => {
+                    format!("r.nullable_tagged_struct(\"{name}\", version, flexible)?")
+                }
                 Type::Struct(_) if !nullable.is_empty() => {
                     format!("r.nullable_struct(\"{name}\", version, flexible)?")
                 }
@@ -330,6 +333,9 @@ impl<'m> Module<'m> {
         let null = f.nullable.and_then(|nullable| condition(nullable, f.versions));
         match (&f.ty, f.array) {
             (Type::Struct(_), false) if nullable.is_empty() => format!("self.{name}.encode({w}, version)"),
+            (Type::Struct(_), false) if f.tag.is_some() => {
+                format!("{w}.put_nullable_tagged_struct(self.{name}.as_ref(), version, flexible)")
+            }
             (_, true) | (Type::Struct(_), false) => match (nullable.is_empty(), null) {
                 (true, _) => format!("{w}.put_{method}(&self.{name}, version, flexible)"),
                 (false, None) => {
