@@ -26,8 +26,8 @@ mod topic_keys;
 
 pub use alter::{AlterError, AlterOp, Alteration, Changes, alter_broker, alter_topic, check_topic};
 pub use broker::{
-    AckLevel, AckLevels, BrokerConfig, CreateTopic, GroupConfig, HttpConfig, IoDriver, Listener,
-    MetricsConfig, Routing, SocketConfig, StartupError, StorageConfig, TransactionConfig,
+    AckLevel, AckLevels, Bounded, BrokerConfig, ConsumerGroupConfig, CreateTopic, GroupConfig, HttpConfig,
+    IoDriver, Listener, MetricsConfig, Routing, SocketConfig, StartupError, StorageConfig, TransactionConfig,
 };
 pub use catalogue::{CatalogueRow, catalogue};
 pub use describe::{

@@ -142,6 +142,9 @@ pub struct GroupConfig {
     pub max_session_timeout_ms: i32,
     pub initial_rebalance_delay_ms: u64,
     pub max_size: usize,
+    /// Consumer groups are served at all.
+    pub consumer_protocol: bool,
+    pub consumer: ConsumerGroupConfig,
     pub offset_metadata_max_bytes: usize,
     pub offsets_commit_timeout_ms: u64,
     pub offsets_retention_ms: i64,
@@ -151,6 +154,27 @@ pub struct GroupConfig {
     pub offsets_topic_segment_bytes: i32,
     /// As in a batch's attributes: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
     pub offsets_topic_compression_codec: u8,
+}
+
+/// Groups of the newer protocol.
+#[derive(Clone, Debug)]
+pub struct ConsumerGroupConfig {
+    pub session_timeout: Bounded,
+    pub heartbeat_interval: Bounded,
+    pub assignment_interval: Bounded,
+    pub max_size: i32,
+    /// The default first.
+    pub assignors: Vec<String>,
+    /// In capitals.
+    pub migration_policy: String,
+}
+
+/// A time, and what a group of its own may set it to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounded {
+    pub default_ms: i32,
+    pub min_ms: i32,
+    pub max_ms: i32,
 }
 
 /// One open listener.

@@ -4,7 +4,7 @@
 use super::key::{Effect, Key, Update, Valid, ValueType};
 
 use Update::{ClusterWide, ReadOnly};
-use Valid::{Any, Elements, Fraction, Min, OneOf, Range, RangeOr};
+use Valid::{Any, Elements, Fraction, Min, OneOf, OneOfIgnoringCase, Range, RangeOr};
 use ValueType::{Boolean, Double, Int, List, Long, Short, String};
 
 const fn key(
@@ -66,6 +66,32 @@ pub const KAFKA_KEYS: &[Key] = &[
         "Whether topics may be deleted by clients."),
     key("fetch.max.bytes", Int, Some("57671680"), Min(1024), ReadOnly,
         "The most bytes a fetch is answered with, whatever it asks for."),
+    key("group.consumer.assignment.interval.ms", Int, Some("1000"), Min(0), ClusterWide,
+        "Target assignments of one consumer group are worked out at least this far apart."),
+    key("group.consumer.assignors", List, Some("uniform,range"), Elements(&["uniform", "range"]), ReadOnly,
+        "The assignors that members of consumer groups may ask for; the first is the default."),
+    key("group.consumer.heartbeat.interval.ms", Int, Some("5000"), Min(1), ReadOnly,
+        "How often members of consumer groups are told to send heartbeats."),
+    key("group.consumer.max.assignment.interval.ms", Int, Some("15000"), Min(0), ReadOnly,
+        "The longest `consumer.assignment.interval.ms` a group may have."),
+    key("group.consumer.max.heartbeat.interval.ms", Int, Some("15000"), Min(1), ReadOnly,
+        "The longest `consumer.heartbeat.interval.ms` a group may have."),
+    key("group.consumer.max.session.timeout.ms", Int, Some("60000"), Min(1), ReadOnly,
+        "The longest `consumer.session.timeout.ms` a group may have."),
+    key("group.consumer.max.size", Int, MAX_INT, Min(1), ReadOnly,
+        "The most members of a consumer group."),
+    key("group.consumer.migration.policy", String, Some("bidirectional"), OneOfIgnoringCase(&["BIDIRECTIONAL", "DOWNGRADE", "UPGRADE", "DISABLED"]), ReadOnly,
+        "Which way a group with members may move between the classic and the consumer protocol."),
+    key("group.consumer.min.assignment.interval.ms", Int, Some("0"), Min(0), ReadOnly,
+        "The shortest `consumer.assignment.interval.ms` a group may have."),
+    key("group.consumer.min.heartbeat.interval.ms", Int, Some("5000"), Min(1), ReadOnly,
+        "The shortest `consumer.heartbeat.interval.ms` a group may have."),
+    key("group.consumer.min.session.timeout.ms", Int, Some("45000"), Min(1), ReadOnly,
+        "The shortest `consumer.session.timeout.ms` a group may have."),
+    key("group.consumer.session.timeout.ms", Int, Some("45000"), Min(1), ReadOnly,
+        "A member of a consumer group that is not heard of for this time is taken out."),
+    key("group.coordinator.rebalance.protocols", List, Some("classic,consumer,streams"), Elements(&["consumer", "classic", "share", "streams"]), ReadOnly,
+        "The group protocols that are served. `share` and `streams` are not, whatever is set."),
     key("group.initial.rebalance.delay.ms", Int, Some("3000"), Min(0), ReadOnly,
         "How long the first rebalance of an empty group waits for more members."),
     key("group.max.session.timeout.ms", Int, Some("1800000"), Min(1), ReadOnly,

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::broker::{
-    AckLevel, AckLevels, BrokerConfig, CreateTopic, GroupConfig, HttpConfig, IoDriver, Layers, Listener,
-    MetricsConfig, Routing, SocketConfig, StartupError, StorageConfig, TransactionConfig,
+    AckLevel, AckLevels, Bounded, BrokerConfig, ConsumerGroupConfig, CreateTopic, GroupConfig, HttpConfig,
+    IoDriver, Layers, Listener, MetricsConfig, Routing, SocketConfig, StartupError, StorageConfig,
+    TransactionConfig,
 };
 use super::key::{Value, split_list};
 use super::listener::{Endpoint, SecurityProtocol, parse_endpoint, protocol_of};
@@ -190,6 +191,11 @@ impl Values {
             max_session_timeout_ms: self.int("group.max.session.timeout.ms"),
             initial_rebalance_delay_ms: self.unsigned("group.initial.rebalance.delay.ms"),
             max_size: self.count("group.max.size"),
+            consumer_protocol: self
+                .list("group.coordinator.rebalance.protocols")
+                .iter()
+                .any(|name| name == "consumer"),
+            consumer: self.consumer_groups(),
             offset_metadata_max_bytes: self.count("offset.metadata.max.bytes"),
             offsets_commit_timeout_ms: self.unsigned("offsets.commit.timeout.ms"),
             offsets_retention_ms: self.long("offsets.retention.minutes") * 60_000,
@@ -199,6 +205,25 @@ impl Values {
             offsets_topic_segment_bytes: self.int("offsets.topic.segment.bytes"),
             offsets_topic_compression_codec: u8::try_from(self.long("offsets.topic.compression.codec"))
                 .unwrap_or(0),
+        }
+    }
+
+    fn consumer_groups(&self) -> ConsumerGroupConfig {
+        let bounded = |what: &str| Bounded {
+            default_ms: self.int(&format!("group.consumer.{what}.ms")),
+            min_ms: self.int(&format!("group.consumer.min.{what}.ms")),
+            max_ms: self.int(&format!("group.consumer.max.{what}.ms")),
+        };
+        ConsumerGroupConfig {
+            session_timeout: bounded("session.timeout"),
+            heartbeat_interval: bounded("heartbeat.interval"),
+            assignment_interval: bounded("assignment.interval"),
+            max_size: self.int("group.consumer.max.size"),
+            assignors: self.list("group.consumer.assignors"),
+            migration_policy: self
+                .text("group.consumer.migration.policy")
+                .unwrap_or_default()
+                .to_ascii_uppercase(),
         }
     }
 
@@ -369,6 +394,25 @@ impl Values {
         refuse(
             config.groups.min_session_timeout_ms > config.groups.max_session_timeout_ms,
             "group.min.session.timeout.ms must not be above group.max.session.timeout.ms",
+        );
+        let consumer = &config.groups.consumer;
+        refuse(consumer.assignors.is_empty(), "group.consumer.assignors must not be empty");
+        for (what, bounded) in [
+            ("session.timeout", consumer.session_timeout),
+            ("heartbeat.interval", consumer.heartbeat_interval),
+            ("assignment.interval", consumer.assignment_interval),
+        ] {
+            refuse(
+                !(bounded.min_ms..=bounded.max_ms).contains(&bounded.default_ms),
+                &format!(
+                    "group.consumer.{what}.ms must be from group.consumer.min.{what}.ms to \
+                     group.consumer.max.{what}.ms"
+                ),
+            );
+        }
+        refuse(
+            consumer.heartbeat_interval.default_ms >= consumer.session_timeout.default_ms,
+            "group.consumer.heartbeat.interval.ms must be less than group.consumer.session.timeout.ms",
         );
         refuse(
             config.storage.journal_max_bytes < 2 * config.storage.journal_file_bytes,

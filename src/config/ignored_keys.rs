@@ -5,7 +5,7 @@ use super::key::{Effect, Key, Reason, Update, Valid, ValueType};
 
 use Reason::{Groups, Mechanism, Metrics, Plugin, Quorum, Replication, Security, Threads, Tiered};
 use Update::{ClusterWide, PerBroker, ReadOnly};
-use Valid::{Any, Elements, Min, OneOf, Range};
+use Valid::{Any, Min, OneOf, Range};
 use ValueType::{Boolean, Class, Double, Int, List, Long, Password, Short, String};
 
 const fn key(
@@ -62,22 +62,9 @@ pub const IGNORED_KEYS: &[Key] = &[
     key("early.start.listeners", List, None, Any, ReadOnly, Quorum),
     key("fetch.purgatory.purge.interval.requests", Int, Some("1000"), Any, ReadOnly, Mechanism),
     key("follower.fetch.last.tiered.offset.enable", Boolean, Some("false"), Any, ClusterWide, Tiered),
-    key("group.consumer.assignment.interval.ms", Int, Some("1000"), Min(0), ClusterWide, Groups),
-    key("group.consumer.assignors", List, Some("uniform,range"), Any, ReadOnly, Groups),
-    key("group.consumer.heartbeat.interval.ms", Int, Some("5000"), Min(1), ReadOnly, Groups),
-    key("group.consumer.max.assignment.interval.ms", Int, Some("15000"), Min(0), ReadOnly, Groups),
-    key("group.consumer.max.heartbeat.interval.ms", Int, Some("15000"), Min(1), ReadOnly, Groups),
-    key("group.consumer.max.session.timeout.ms", Int, Some("60000"), Min(1), ReadOnly, Groups),
-    key("group.consumer.max.size", Int, MAX_INT, Min(1), ReadOnly, Groups),
-    key("group.consumer.migration.policy", String, Some("bidirectional"), Any, ReadOnly, Groups),
-    key("group.consumer.min.assignment.interval.ms", Int, Some("0"), Min(0), ReadOnly, Groups),
-    key("group.consumer.min.heartbeat.interval.ms", Int, Some("5000"), Min(1), ReadOnly, Groups),
-    key("group.consumer.min.session.timeout.ms", Int, Some("45000"), Min(1), ReadOnly, Groups),
-    key("group.consumer.session.timeout.ms", Int, Some("45000"), Min(1), ReadOnly, Groups),
     key("group.coordinator.append.linger.ms", Int, Some("-1"), Min(-1), ReadOnly, Mechanism),
     key("group.coordinator.background.threads", Int, Some("2"), Min(1), ReadOnly, Threads),
     key("group.coordinator.cached.buffer.max.bytes", Int, Some("1048588"), Min(524_288), ClusterWide, Mechanism),
-    key("group.coordinator.rebalance.protocols", List, Some("classic,consumer,streams"), Elements(&["consumer", "classic", "share", "streams"]), ReadOnly, Groups),
     key("group.coordinator.threads", Int, Some("4"), Min(1), ReadOnly, Threads),
     key("group.share.assignment.interval.ms", Int, Some("1000"), Min(0), ClusterWide, Groups),
     key("group.share.assignors", List, Some("simple"), Any, ReadOnly, Groups),

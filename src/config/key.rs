@@ -51,6 +51,8 @@ pub enum Valid {
     /// As `Range`, or the third.
     RangeOr(i64, i64, i64),
     OneOf(&'static [&'static str]),
+    /// In any case.
+    OneOfIgnoringCase(&'static [&'static str]),
     /// Every element of a LIST is one of these.
     Elements(&'static [&'static str]),
     /// `*` or `partition:broker,…`
@@ -164,6 +166,7 @@ impl Key {
             Valid::Fraction(min, max) => format!("{min} to {max}"),
             Valid::RangeOr(min, max, other) => format!("{min} to {max}, or {other}"),
             Valid::OneOf(values) => values.join(", "),
+            Valid::OneOfIgnoringCase(values) => format!("{}, in any case", values.join(", ")),
             Valid::Elements(values) => format!("list of {}", values.join(", ")),
             Valid::ThrottledReplicas => "* or partition:broker,…".to_owned(),
         }
@@ -215,6 +218,12 @@ impl Key {
             }
             (Valid::OneOf(known), Value::Text(word)) if !known.contains(&word.as_str()) => {
                 Err(self.invalid(text, format!("String must be one of: {}", known.join(", "))))
+            }
+            (Valid::OneOfIgnoringCase(known), Value::Text(word))
+                if !known.iter().any(|name| name.eq_ignore_ascii_case(word)) =>
+            {
+                let known = known.join(", ");
+                Err(self.invalid(text, format!("String must be one of (case insensitive): {known}")))
             }
             (Valid::Elements(known), Value::List(words)) => {
                 match words.iter().find(|word| !known.contains(&word.as_str())) {
