@@ -10,8 +10,8 @@ use slab::Slab;
 
 use super::Broker;
 use super::group::{
-    AppendId, DeletedTopic, Effect, GroupConfig, GroupCoordinator, GroupRequest, Now, OFFSETS_TOPIC, ReplyTo,
-    TopicLookup,
+    ASSIGNORS, AppendId, ConsumerConfig, DeletedTopic, Effect, GroupConfig, GroupCoordinator, GroupRequest,
+    MigrationPolicy, Now, OFFSETS_TOPIC, ReplyTo, TopicLookup,
 };
 use super::handlers::write_txn_markers;
 use super::mail::{Answer, GatherRef};
@@ -38,25 +38,17 @@ pub struct Coordinator {
     /// Partitions being loaded, and how far.
     loading: BTreeMap<i32, i64>,
     effects: Vec<Effect>,
+    seed: u128,
+    /// The revision of the image in which a topic was last created.
+    topics_created: u64,
 }
 
 impl Coordinator {
     pub fn new(config: &BrokerConfig, offsets_partitions: i32, seed: u128) -> Coordinator {
-        let config = GroupConfig {
-            min_session_timeout_ms: config.groups.min_session_timeout_ms,
-            max_session_timeout_ms: config.groups.max_session_timeout_ms,
-            initial_rebalance_delay_ms: clamp_i32(config.groups.initial_rebalance_delay_ms),
-            max_size: clamp_i32(config.groups.max_size as u64),
-            offset_metadata_max_bytes: clamp_i32(config.groups.offset_metadata_max_bytes as u64),
-            offsets_retention_ms: config.groups.offsets_retention_ms,
-            offsets_retention_check_interval_ms: config.groups.offsets_retention_check_interval_ms as i64,
-            durable: config.ack_levels.all == crate::config::AckLevel::Durable,
-            member_id_seed: seed,
-            ..GroupConfig::default()
-        };
-        let partitions = offsets_partitions;
         Coordinator {
-            groups: GroupCoordinator::new(config, partitions),
+            groups: GroupCoordinator::new(group_config(config, seed), offsets_partitions),
+            seed,
+            topics_created: 0,
             waiting: Slab::new(),
             marking: Slab::new(),
             owned: BTreeSet::new(),
@@ -66,24 +58,81 @@ impl Coordinator {
     }
 }
 
+fn group_config(config: &BrokerConfig, seed: u128) -> GroupConfig {
+    let groups = &config.groups;
+    let consumer = &groups.consumer;
+    let assignors = ASSIGNORS.iter().copied();
+    let assignor = |name: &String| assignors.clone().find(|known| *known == name.as_str());
+    GroupConfig {
+        min_session_timeout_ms: groups.min_session_timeout_ms,
+        max_session_timeout_ms: groups.max_session_timeout_ms,
+        initial_rebalance_delay_ms: clamp_i32(groups.initial_rebalance_delay_ms),
+        max_size: clamp_i32(groups.max_size as u64),
+        offset_metadata_max_bytes: clamp_i32(groups.offset_metadata_max_bytes as u64),
+        offsets_retention_ms: groups.offsets_retention_ms,
+        offsets_retention_check_interval_ms: groups.offsets_retention_check_interval_ms as i64,
+        durable: config.ack_levels.all == crate::config::AckLevel::Durable,
+        member_id_seed: seed,
+        consumer: ConsumerConfig {
+            is_served: groups.consumer_protocol,
+            session_timeout_ms: consumer.session_timeout.default_ms,
+            heartbeat_interval_ms: consumer.heartbeat_interval.default_ms,
+            assignment_interval_ms: consumer.assignment_interval.default_ms,
+            max_size: consumer.max_size,
+            assignors: consumer.assignors.iter().filter_map(assignor).collect(),
+            migration_policy: match consumer.migration_policy.as_str() {
+                "UPGRADE" => MigrationPolicy::Upgrade,
+                "DOWNGRADE" => MigrationPolicy::Downgrade,
+                "DISABLED" => MigrationPolicy::Disabled,
+                _ => MigrationPolicy::Bidirectional,
+            },
+            ..ConsumerConfig::default()
+        },
+        ..GroupConfig::default()
+    }
+}
+
 fn clamp_i32(value: u64) -> i32 {
     i32::try_from(value).unwrap_or(i32::MAX)
 }
 
 /// Topics as the coordinator asks for them.
-struct Topics<'a>(&'a ClusterImage);
+struct Topics<'a> {
+    image: &'a ClusterImage,
+    created: u64,
+}
 
 impl TopicLookup for Topics<'_> {
     fn topic_id(&self, name: &str) -> Option<Uuid> {
-        self.0.topic(name).map(|topic| topic.id)
+        self.image.topic(name).map(|topic| topic.id)
     }
 
     fn topic_name(&self, id: Uuid) -> Option<Arc<str>> {
-        self.0.topic_by_id(id).map(|topic| topic.name.clone())
+        self.image.topic_by_id(id).map(|topic| topic.name.clone())
     }
 
     fn partition_count(&self, name: &str) -> Option<i32> {
-        self.0.topic(name).map(|topic| topic.partitions.len() as i32)
+        self.image.topic(name).map(|topic| topic.partitions.len() as i32)
+    }
+
+    fn names(&self) -> Vec<Arc<str>> {
+        self.image.topics().map(|topic| topic.name.clone()).collect()
+    }
+
+    fn racks(&self, name: &str, partition: i32) -> Vec<String> {
+        let replicas = self.image.partition(name, partition).map(|(_, partition)| &partition.replicas);
+        let rack = |id: &i32| self.image.brokers.get(id).and_then(|broker| broker.rack.clone());
+        let mut racks: Vec<String> = replicas.into_iter().flatten().filter_map(rack).collect();
+        racks.sort_unstable();
+        racks
+    }
+
+    fn version(&self) -> u64 {
+        self.image.revision
+    }
+
+    fn created_version(&self) -> u64 {
+        self.created
     }
 }
 
@@ -111,7 +160,8 @@ impl Broker {
             to,
         };
         let mut effects = std::mem::take(&mut coordinator.effects);
-        let (groups, topics) = (&mut coordinator.groups, Topics(&self.image));
+        let topics = Topics { image: &self.image, created: coordinator.topics_created };
+        let groups = &mut coordinator.groups;
         let handled = match request.head.api_key {
             ApiKey::TxnOffsetCommit => {
                 groups.commit_in_transaction(now, group_request, admitted, &topics, &mut effects)
@@ -276,8 +326,20 @@ impl Broker {
         let Some(coordinator) = &mut self.coordinator else { return };
         if coordinator.groups.next_deadline_ms().is_some_and(|at| at <= now.monotonic_ms) {
             let mut effects = std::mem::take(&mut coordinator.effects);
-            coordinator.groups.on_timer(now, &mut effects);
+            let topics = Topics { image: &self.image, created: coordinator.topics_created };
+            coordinator.groups.on_timer(now, &topics, &mut effects);
             self.carry_out(io, effects);
+        }
+    }
+
+    /// There is a new image.
+    pub(super) fn coordinator_image_changed(&mut self, old: &ClusterImage) {
+        let Some(coordinator) = &mut self.coordinator else { return };
+        if self.image.topics().any(|topic| old.topic_by_id(topic.id).is_none()) {
+            coordinator.topics_created = self.image.revision;
+        }
+        if old.broker_configs != self.image.broker_configs {
+            coordinator.groups.reconfigure(group_config(&self.config, coordinator.seed));
         }
     }
 

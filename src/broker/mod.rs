@@ -13,7 +13,7 @@ pub mod controller; // shard 0: cluster changes, one after the other
 mod coordinator; // the group coordinator's appends and loading
 mod fetch_session; // incremental fetch sessions
 mod gather; // requests whose parts are out
-pub mod group; // the classic group protocol and offsets
+pub mod group; // groups of both protocols, and offsets
 mod handlers; // one file an API
 pub mod mail; // what shards tell each other
 mod partition; // the partitions of a shard
@@ -469,7 +469,11 @@ impl Broker {
             match waiter.to {
                 WaiterTo::Gather(gather, index) => self.answer(io, gather, index, waiter.answer),
                 WaiterTo::Coordinator(append) => {
-                    self.coordinator_appended(io, append, Ok(waiter.last_offset))
+                    let base_offset = match waiter.answer {
+                        Answer::Produced { base_offset, .. } => base_offset,
+                        _ => waiter.last_offset,
+                    };
+                    self.coordinator_appended(io, append, Ok(base_offset));
                 }
                 WaiterTo::Transactions(append) => self.transaction_appended(io, append, Ok(())),
             }

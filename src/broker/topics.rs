@@ -65,6 +65,7 @@ impl Broker {
         if old.broker_configs != image.broker_configs {
             self.apply_broker_configs();
         }
+        self.coordinator_image_changed(&old);
     }
 
     /// A topic that is new, or has changed.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringlog::broker::group::{
-    AppendId, Effect, GroupConfig, GroupCoordinator, GroupRequest, Now, ReplyTo, TopicLookup,
+    AppendId, ConsumerConfig, Effect, GroupConfig, GroupCoordinator, GroupRequest, Now, ReplyTo, TopicLookup,
 };
 use ringlog::protocol::messages::metadata_request::{MetadataRequest, MetadataRequestTopic};
 use ringlog::protocol::messages::metadata_response::MetadataResponse;
@@ -18,7 +18,9 @@ use ringlog::record;
 
 /// What the recorded broker was started with: `group.min.session.timeout.ms=100`,
 /// `group.initial.rebalance.delay.ms=300`, `group.max.size=4`, `offset.metadata.max.bytes=16`,
-/// `offsets.topic.num.partitions=5`, `auto.create.topics.enable=false`.
+/// `offsets.topic.num.partitions=5`, `auto.create.topics.enable=false`, `group.consumer.min.session.timeout.ms=1000`,
+/// `group.consumer.session.timeout.ms=6000`, `group.consumer.min.heartbeat.interval.ms=100`,
+/// `group.consumer.heartbeat.interval.ms=200`, `group.consumer.assignment.interval.ms=1500`, `group.consumer.max.size=5`.
 fn config() -> GroupConfig {
     GroupConfig {
         min_session_timeout_ms: 100,
@@ -26,6 +28,13 @@ fn config() -> GroupConfig {
         max_size: 4,
         offset_metadata_max_bytes: 16,
         member_id_seed: 7,
+        consumer: ConsumerConfig {
+            session_timeout_ms: 6_000,
+            heartbeat_interval_ms: 200,
+            assignment_interval_ms: 1_500,
+            max_size: 5,
+            ..ConsumerConfig::default()
+        },
         ..GroupConfig::default()
     }
 }
@@ -212,11 +221,13 @@ pub struct InProcess {
     next_to: u64,
 }
 
+/// With the ids the topics had in the recorded broker: who gets what hangs on them.
 struct Topics;
 
 impl TopicLookup for Topics {
     fn topic_id(&self, name: &str) -> Option<Uuid> {
-        TOPICS.iter().position(|known| *known == name).map(|index| Uuid([index as u8 + 1; 16]))
+        let ids = include_str!("traces/topic_ids.txt").lines().filter_map(|line| line.split_once(' '));
+        ids.filter(|(known, _)| *known == name).find_map(|(_, id)| id.parse().ok())
     }
 
     fn topic_name(&self, id: Uuid) -> Option<Arc<str>> {
@@ -225,6 +236,14 @@ impl TopicLookup for Topics {
 
     fn partition_count(&self, name: &str) -> Option<i32> {
         self.topic_id(name).map(|_| 10)
+    }
+
+    fn names(&self) -> Vec<Arc<str>> {
+        TOPICS.iter().map(|name| (*name).into()).collect()
+    }
+
+    fn version(&self) -> u64 {
+        1
     }
 }
 
@@ -279,7 +298,7 @@ impl InProcess {
         let ms = (monotonic_ms - self.now.monotonic_ms).max(0);
         self.now = Now { monotonic_ms: self.now.monotonic_ms + ms, wall_ms: self.now.wall_ms + ms };
         let mut out = Vec::new();
-        self.coordinator.on_timer(self.now, &mut out);
+        self.coordinator.on_timer(self.now, &Topics, &mut out);
         self.carry_out(out);
     }
 }

@@ -192,7 +192,7 @@ fn subscription(topics: &[&str], user_data: &str) -> Vec<u8> {
     bytes
 }
 
-fn sort<T: Element<'static>, K: Ord>(array: &mut Array<'static, T>, key: impl Fn(&T) -> K) {
+pub fn sort<T: Element<'static>, K: Ord>(array: &mut Array<'static, T>, key: impl Fn(&T) -> K) {
     let mut elements = array.to_vec();
     elements.sort_by_key(key);
     *array = elements.into();
@@ -222,7 +222,7 @@ fn assign(play: &mut Play, members: &mut [&mut Member]) {
     }
 }
 
-fn describe(play: &mut Play, version: i16, groups: &[&str], operations: bool) {
+pub fn describe(play: &mut Play, version: i16, groups: &[&str], operations: bool) {
     let request = DescribeGroupsRequest {
         groups: groups.iter().map(|group| group.to_string().into()).collect(),
         include_authorized_operations: operations,
@@ -236,7 +236,7 @@ fn describe(play: &mut Play, version: i16, groups: &[&str], operations: bool) {
     });
 }
 
-fn list(play: &mut Play, version: i16, states: &[&str], types: &[&str]) {
+pub fn list(play: &mut Play, version: i16, states: &[&str], types: &[&str]) {
     let request = ListGroupsRequest {
         states_filter: states.iter().map(|state| state.to_string().into()).collect(),
         types_filter: types.iter().map(|name| name.to_string().into()).collect(),
@@ -249,7 +249,7 @@ fn list(play: &mut Play, version: i16, states: &[&str], types: &[&str]) {
     });
 }
 
-fn delete(play: &mut Play, version: i16, groups: &[&str]) {
+pub fn delete(play: &mut Play, version: i16, groups: &[&str]) {
     let groups_names = groups.iter().map(|group| group.to_string().into()).collect();
     play.send("admin", version, &DeleteGroupsRequest { groups_names });
     play.receive("admin", version, |answer: &mut DeleteGroupsResponse<'static>| {

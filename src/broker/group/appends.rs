@@ -1,15 +1,23 @@
 //! Appends under way: what each becomes once it is in the log, or not, and the answers that wait for it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::protocol::messages::consumer_group_describe_response::ConsumerGroupDescribeResponse;
+use crate::protocol::messages::consumer_group_heartbeat_response::ConsumerGroupHeartbeatResponse;
 use crate::protocol::messages::delete_groups_response::DeleteGroupsResponse;
+use crate::protocol::messages::join_group_response::JoinGroupResponse;
 use crate::protocol::messages::leave_group_response::LeaveGroupResponse;
 use crate::protocol::messages::offset_delete_response::OffsetDeleteResponse;
+use crate::protocol::messages::sync_group_response::SyncGroupResponse;
 use crate::protocol::{ErrorCode, Message};
 
+use super::consumer::draft::Undo;
+use super::handlers::consumer_group_describe::failed_description;
 use super::handlers::{OffsetCommitAnswer, OffsetFetchAnswer, TxnOffsetCommitAnswer};
 use super::member::{MemberProtocol, Waiting};
+use super::rebalance::no_generation;
 use super::transactions::OfTransaction;
 use super::{AppendId, Effect};
 
@@ -68,6 +76,11 @@ pub enum Then {
         group: Arc<str>,
         undo: Box<StaticMemberUndo>,
     },
+    /// A consumer group has changed already, unless this fails.
+    Consumer {
+        group: Arc<str>,
+        undo: Vec<Undo>,
+    },
 }
 
 /// The member as it was, in case its new id cannot be written.
@@ -103,6 +116,10 @@ pub enum Response {
     LeaveGroup(LeaveGroupResponse<'static>),
     DeleteGroups(DeleteGroupsResponse<'static>),
     OffsetDelete(OffsetDeleteResponse<'static>),
+    JoinGroup(JoinGroupResponse<'static>),
+    SyncGroup(SyncGroupResponse<'static>),
+    ConsumerGroupHeartbeat(ConsumerGroupHeartbeatResponse<'static>),
+    ConsumerGroupDescribe(ConsumerGroupDescribeResponse<'static>),
 }
 
 impl Response {
@@ -127,6 +144,25 @@ impl Response {
             Response::OffsetDelete(response) => {
                 *response = OffsetDeleteResponse { error_code: error, ..OffsetDeleteResponse::default() };
             }
+            Response::JoinGroup(response) => {
+                *response = JoinGroupResponse { error_code: error, ..no_generation() };
+            }
+            Response::SyncGroup(response) => {
+                *response = SyncGroupResponse { error_code: error, ..SyncGroupResponse::default() };
+            }
+            Response::ConsumerGroupHeartbeat(response) => {
+                *response = ConsumerGroupHeartbeatResponse {
+                    error_code: error,
+                    ..ConsumerGroupHeartbeatResponse::default()
+                };
+            }
+            Response::ConsumerGroupDescribe(response) => {
+                let failed = response.groups.iter().map(|group| match group.error_code {
+                    0 => failed_description(group.group_id, error),
+                    _ => group,
+                });
+                response.groups = failed.collect();
+            }
         }
     }
 
@@ -138,6 +174,10 @@ impl Response {
             Response::LeaveGroup(response) => response.to_bytes(version),
             Response::DeleteGroups(response) => response.to_bytes(version),
             Response::OffsetDelete(response) => response.to_bytes(version),
+            Response::JoinGroup(response) => response.to_bytes(version),
+            Response::SyncGroup(response) => response.to_bytes(version),
+            Response::ConsumerGroupHeartbeat(response) => response.to_bytes(version),
+            Response::ConsumerGroupDescribe(response) => response.to_bytes(version),
         }
     }
 }
@@ -145,6 +185,8 @@ impl Response {
 #[derive(Debug, Default)]
 pub struct Appends {
     pending: BTreeMap<AppendId, Pending>,
+    /// The last one of each partition, under way or not.
+    last: BTreeMap<i32, AppendId>,
     answers: BTreeMap<AnswerId, Answer>,
     next_append: u64,
     next_answer: u64,
@@ -163,6 +205,7 @@ impl Appends {
     pub fn begin(&mut self, pending: Pending) -> AppendId {
         let id = self.next_id();
         self.next_append += 1;
+        self.last.insert(pending.partition, id);
         self.pending.insert(id, pending);
         id
     }
@@ -173,7 +216,17 @@ impl Appends {
 
     /// The last append under way for a partition.
     pub fn last_of(&self, partition: i32) -> Option<AppendId> {
-        self.pending.iter().rev().find(|(_, pending)| pending.partition == partition).map(|(id, _)| *id)
+        self.last.get(&partition).copied().filter(|id| self.pending.contains_key(id))
+    }
+
+    /// The changes of a consumer group that are under way since this append, oldest first.
+    pub fn later_drafts(&mut self, append: AppendId, group: &str) -> Vec<&mut Vec<Undo>> {
+        let later = self.pending.range_mut((Bound::Excluded(append), Bound::Unbounded));
+        let drafts = later.filter_map(|(_, pending)| match &mut pending.then {
+            Then::Consumer { group: id, undo } if **id == *group => Some(undo),
+            _ => None,
+        });
+        drafts.collect()
     }
 
     /// Takes what is under way for a partition.

@@ -65,13 +65,13 @@ impl Turn<'_> {
                 None => self.now.wall_ms.saturating_sub(since.of(value)) >= self.config.offsets_retention_ms,
             };
             let is_free = !group.offsets.is_unstable(topic, partition);
-            if is_expired && is_free && !group.classic.is_subscribed_to(topic) {
+            if is_expired && is_free && !group.is_subscribed_to(topic) {
                 expired.push((topic.clone(), partition));
             } else {
                 is_done = false;
             }
         }
-        let delete_group = is_done && group.classic.is(State::Empty);
+        let delete_group = is_done && group.is_empty();
         if !expired.is_empty() || delete_group {
             debug!(group = &*group.id, offsets = expired.len(), delete_group, "expired");
             // What cannot be written now is found again next time.
@@ -106,8 +106,12 @@ impl Turn<'_> {
             }
             if delete_group {
                 pending.deleted_groups.push(group.id.clone());
-                if left.peek().is_none() {
-                    batch.group_tombstone(&group.id);
+                match &group.consumer {
+                    _ if left.peek().is_some() => {}
+                    Some(consumer) => {
+                        consumer.deletion().iter().for_each(|change| batch.change(&group.id, change));
+                    }
+                    None => batch.group_tombstone(&group.id),
                 }
             }
             let changes = pending.offsets.clone();
@@ -161,6 +165,7 @@ fn retention_start(group: &Group) -> Option<RetentionStart> {
     let classic = &group.classic;
     match classic.state() {
         State::Dead => None,
+        _ if group.consumer.is_some() => Some(RetentionStart::Commit),
         _ if classic.protocol_type.is_none() => Some(RetentionStart::Commit),
         State::Empty => Some(classic.state_timestamp_ms.map_or(RetentionStart::Commit, RetentionStart::At)),
         State::Stable if classic.uses_consumer_protocol() && classic.subscriptions_known() => {

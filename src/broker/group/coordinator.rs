@@ -77,10 +77,16 @@ impl GroupCoordinator {
         out: &mut Vec<Effect>,
     ) -> Result<(), DecodeError> {
         match request.api_key {
-            ApiKey::JoinGroup => handlers::join_group::handle(self, now, &request, out),
-            ApiKey::SyncGroup => handlers::sync_group::handle(self, now, &request, out),
+            ApiKey::JoinGroup => handlers::join_group::handle(self, now, &request, topics, out),
+            ApiKey::SyncGroup => handlers::sync_group::handle(self, now, &request, topics, out),
             ApiKey::Heartbeat => handlers::heartbeat::handle(self, now, &request, out),
-            ApiKey::LeaveGroup => handlers::leave_group::handle(self, now, &request, out),
+            ApiKey::LeaveGroup => handlers::leave_group::handle(self, now, &request, topics, out),
+            ApiKey::ConsumerGroupHeartbeat => {
+                handlers::consumer_group_heartbeat::handle(self, now, &request, topics, out)
+            }
+            ApiKey::ConsumerGroupDescribe => {
+                handlers::consumer_group_describe::handle(self, now, &request, topics, out)
+            }
             ApiKey::OffsetCommit => handlers::offset_commit::handle(self, now, &request, topics, out),
             ApiKey::OffsetFetch => handlers::offset_fetch::handle(self, now, &request, topics, out),
             ApiKey::OffsetDelete => handlers::offset_delete::handle(self, now, &request, topics, out),
@@ -123,7 +129,7 @@ impl GroupCoordinator {
                 None => turn.offsets_appended(partition, &pending, append, result),
             }
             turn.groups_deleted(partition, &pending, result);
-            turn.go_on(partition, then, result);
+            turn.go_on(partition, append, then, result);
         }
         transactions::tell_ended(&pending, result.map(|_| ()), out);
         self.appends.settle(&pending, result.err(), out);
@@ -204,29 +210,44 @@ impl GroupCoordinator {
     }
 
     /// Carries out what is due.
-    pub fn on_timer(&mut self, now: Now, out: &mut Vec<Effect>) {
+    pub fn on_timer(&mut self, now: Now, topics: &dyn TopicLookup, out: &mut Vec<Effect>) {
         let mark = self.timers.mark();
         for _ in 0..TIMERS_A_CALL {
             let Some((key, payload)) = self.timers.pop_due(now.monotonic_ms, mark) else { return };
-            self.expire(now, key, payload, out);
+            self.expire(now, key, payload, topics, out);
         }
     }
 
-    fn expire(&mut self, now: Now, key: TimerKey, payload: Payload, out: &mut Vec<Effect>) {
+    fn expire(
+        &mut self,
+        now: Now,
+        key: TimerKey,
+        payload: Payload,
+        topics: &dyn TopicLookup,
+        out: &mut Vec<Effect>,
+    ) {
         let Some((mut turn, partition)) = self.turn(now, key.partition(), out) else { return };
-        let id = match &key {
-            TimerKey::Cleanup { .. } => return turn.clean_up(partition, payload),
-            TimerKey::Heartbeat { group, .. }
-            | TimerKey::Join { group, .. }
-            | TimerKey::Sync { group, .. } => group,
-        };
+        let Some(id) = key.group() else { return turn.clean_up(partition, payload) };
         let Some(group) = partition.groups.get_mut(id) else { return };
-        match (&key, payload) {
-            (TimerKey::Heartbeat { member, .. }, _) => turn.heartbeat_expired(group, member),
-            (TimerKey::Sync { .. }, Payload::Generation(generation)) => turn.sync_expired(group, generation),
-            (_, payload) => turn.join_expired(group, &payload),
-        };
+        if group.consumer.is_some() {
+            turn.consumer_expired(group, &key, &payload, topics);
+        } else {
+            match (&key, payload) {
+                (TimerKey::Heartbeat { member, .. }, _) => drop(turn.heartbeat_expired(group, member)),
+                (TimerKey::Sync { .. }, Payload::Generation(generation)) => {
+                    turn.sync_expired(group, generation);
+                }
+                (TimerKey::Join { .. }, payload) => drop(turn.join_expired(group, &payload)),
+                // Of members that spoke the newer protocol.
+                _ => {}
+            }
+        }
         turn.account(group);
+    }
+
+    /// The settings have changed.
+    pub fn reconfigure(&mut self, config: GroupConfig) {
+        self.config = config;
     }
 
     /// The connection of a waiting request is gone. Nothing changes: every request is answered in the end, and a member
@@ -237,7 +258,7 @@ impl GroupCoordinator {
         let groups = || self.partitions.values().flat_map(|partition| partition.groups.values());
         GroupStats {
             groups: self.usage.groups,
-            members: groups().map(|group| group.classic.members().len()).sum(),
+            members: groups().map(Group::members).sum(),
             offsets: groups().map(|group| group.offsets.len()).sum(),
             bytes: self.usage.bytes,
             appends_pending: self.appends.len(),
@@ -390,17 +411,27 @@ impl Turn<'_> {
     }
 
     /// The group that waited for the append takes its next step.
-    fn go_on(&mut self, partition: &mut Partition, then: Then, result: Result<i64, ErrorCode>) {
+    fn go_on(
+        &mut self,
+        partition: &mut Partition,
+        append: AppendId,
+        then: Then,
+        result: Result<i64, ErrorCode>,
+    ) {
+        let then = match then {
+            Then::Consumer { .. } if result.is_ok() => return,
+            Then::Consumer { group, undo } => return self.draft_failed(partition, append, &group, undo),
+            then => then,
+        };
         let id = match &then {
-            Then::Nothing => return,
+            Then::Nothing | Then::Consumer { .. } => return,
             Then::NewGroup { group } | Then::Assignment { group, .. } | Then::StaticMember { group, .. } => {
                 group
             }
         };
         let Some(group) = partition.groups.get_mut(id) else { return };
         match (then, result.err()) {
-            (Then::Nothing | Then::NewGroup { .. }, None) => {}
-            (Then::Nothing, Some(_)) => {}
+            (Then::Nothing | Then::Consumer { .. }, _) | (Then::NewGroup { .. }, None) => {}
             (Then::NewGroup { .. }, Some(error)) => self.new_group_failed(group, error),
             (Then::Assignment { generation, assignments, .. }, None) => {
                 self.assignment_written(group, generation, assignments);
@@ -418,6 +449,11 @@ impl Turn<'_> {
 
     /// Members of a loaded group have a session's time to show up.
     fn group_loaded(&mut self, group: &mut Group) {
+        if let Some(consumer) = &mut group.consumer {
+            consumer.recount();
+            self.consumer_group_loaded(group);
+            return self.account(group);
+        }
         for id in group.classic.member_ids() {
             self.renew_session(group, &id);
         }

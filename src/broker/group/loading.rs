@@ -5,6 +5,9 @@
 
 use crate::record::{Decompressor, RecordBatch, batches};
 
+use super::classic::ClassicGroup;
+use super::consumer::group::Change;
+use super::consumer::records::ConsumerRecord;
 use super::coordinator::Partition;
 use super::entry::Group;
 use super::records::{GroupRecord, classic_group, committed_offset};
@@ -68,6 +71,7 @@ fn replay(
 ) {
     match record {
         GroupRecord::Other => {}
+        GroupRecord::Consumer(record) => replay_consumer(partition, record, wall_ms),
         GroupRecord::Offset { key, value } => {
             let value = value.map(|value| committed_offset(offset, &value));
             match (producer_id, value) {
@@ -90,17 +94,46 @@ fn replay(
         }
         GroupRecord::Group { key, value: Some(value) } => {
             let classic = classic_group(&value);
-            partition.group_or_new(&key.group, wall_ms).classic = classic;
+            let group = partition.group_or_new(&key.group, wall_ms);
+            group.classic = classic;
+            group.consumer = None;
         }
         GroupRecord::Group { key, value: None } => {
-            // Offsets left behind (there should be none) keep their group, or nobody would ever see them expire.
-            if let Some(group) = partition.groups.remove(&*key.group)
-                && !group.offsets.is_empty()
-            {
-                let offsets = group.offsets;
-                let kept = Group { offsets, ..Group::new(group.id.clone(), wall_ms) };
-                partition.groups.insert(group.id, kept);
+            if partition.groups.get(&*key.group).is_some_and(|group| group.consumer.is_none()) {
+                forget(partition, &key.group, wall_ms);
             }
+        }
+    }
+}
+
+/// Offsets left behind keep their group, or nobody would ever see them expire: they are those of a group that moves to the
+/// other protocol, or of one whose deletion was cut off.
+fn forget(partition: &mut Partition, id: &str, wall_ms: i64) {
+    if let Some(group) = partition.groups.remove(id)
+        && !group.offsets.is_empty()
+    {
+        let offsets = group.offsets;
+        let kept = Group { offsets, ..Group::new(group.id.clone(), wall_ms) };
+        partition.groups.insert(group.id, kept);
+    }
+}
+
+fn replay_consumer(partition: &mut Partition, record: ConsumerRecord, wall_ms: i64) {
+    let ConsumerRecord { group: id, change } = record;
+    let known = partition.groups.get_mut(&*id).filter(|group| group.consumer.is_some());
+    match (known, &change) {
+        (Some(_), Change::Epoch(None)) => forget(partition, &id, wall_ms),
+        (Some(group), _) => {
+            if let Some(consumer) = &mut group.consumer {
+                consumer.apply(change);
+            }
+        }
+        // A deletion of what is not there, as compaction may leave it.
+        (None, change) if change.is_deletion() => {}
+        (None, _) => {
+            let group = partition.group_or_new(&id, wall_ms);
+            group.classic = ClassicGroup::new(wall_ms);
+            group.consumer.insert(Box::default()).apply(change);
         }
     }
 }

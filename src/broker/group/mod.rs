@@ -1,4 +1,4 @@
-//! The group coordinator of one shard: Kafka's classic group protocol and committed offsets, as state machines.
+//! The group coordinator of one shard: Kafka's two group protocols and committed offsets, as state machines.
 //!
 //! No I/O, no clock, no random source: requests, completed appends, loaded records and the time come in as arguments,
 //! [`Effect`]s go out. The shard routes each request to the coordinator whose `__consumer_offsets` partition the group
@@ -7,7 +7,8 @@
 //! records rebuilds is what was live, but for rebalances under way; every request is answered exactly once; memory is
 //! bounded by [`GroupLimits`].
 //!
-//! Groups of the newer protocol (KIP-848) have their place: `entry::Group` holds one protocol beside the offsets.
+//! A group ([`entry::Group`]) speaks the classic protocol, where its members agree among themselves, or the newer one
+//! ([`consumer`], KIP-848), where the coordinator decides, and moves from one to the other while it works.
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::protocol::{ApiKey, ErrorCode, Uuid};
 mod appends; // what is on its way into the log, and who waits for it
 mod classic; // a classic group: members, state, protocols
 mod cleanup; // expiry and deletion
+mod consumer; // groups of the newer protocol (KIP-848)
 mod coordinator; // the partitions, and the way of a request
 mod entry; // a group: its protocol and its offsets
 mod handlers; // one file an API
@@ -32,6 +34,7 @@ mod timers;
 mod transactions; // offsets that are part of transactions
 mod turn; // what one call hands down
 
+pub use consumer::{ASSIGNORS, ConsumerConfig, ConsumerOverrides, MigrationPolicy};
 pub use coordinator::GroupCoordinator;
 
 /// The topic that holds groups and offsets.
@@ -85,6 +88,20 @@ pub trait TopicLookup {
     fn topic_name(&self, id: Uuid) -> Option<Arc<str>>;
     /// None if there is no such topic.
     fn partition_count(&self, name: &str) -> Option<i32>;
+    /// All topics, in the order of their names.
+    fn names(&self) -> Vec<Arc<str>>;
+    /// Of the brokers that have a replica of the partition and a rack; sorted.
+    fn racks(&self, _name: &str, _partition: i32) -> Vec<String> {
+        Vec::new()
+    }
+    /// Rises with every change of the metadata.
+    fn version(&self) -> u64 {
+        0
+    }
+    /// The version in which a topic was last created.
+    fn created_version(&self) -> u64 {
+        0
+    }
 }
 
 /// A topic that is gone.
@@ -117,6 +134,7 @@ pub struct GroupConfig {
     pub durable: bool,
     /// Random, and another one after every start: member ids are drawn from it.
     pub member_id_seed: u128,
+    pub consumer: ConsumerConfig,
     pub limits: GroupLimits,
 }
 
@@ -145,6 +163,7 @@ impl Default for GroupConfig {
             batch_bytes_max: 1_048_588,
             durable: true,
             member_id_seed: 0,
+            consumer: ConsumerConfig::default(),
             limits: GroupLimits::default(),
         }
     }
@@ -178,6 +197,6 @@ pub fn partition_for(group_id: &str, partitions: i32) -> i32 {
 }
 
 /// Java's `String.hashCode`, over UTF-16 units.
-fn java_hash(text: &str) -> i32 {
+pub(in crate::broker::group) fn java_hash(text: &str) -> i32 {
     text.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)))
 }

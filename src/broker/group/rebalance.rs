@@ -252,7 +252,7 @@ impl Turn<'_> {
         TimerKey::Heartbeat { partition: self.partition, group: group.id.clone(), member: member.clone() }
     }
 
-    fn join_key(&self, group: &Group) -> TimerKey {
+    pub fn join_key(&self, group: &Group) -> TimerKey {
         TimerKey::Join { partition: self.partition, group: group.id.clone() }
     }
 

@@ -19,6 +19,7 @@ use offset_commit_key::OffsetCommitKey;
 use offset_commit_value::OffsetCommitValue;
 
 use super::classic::ClassicGroup;
+use super::consumer::records::ConsumerRecord;
 use super::entry::Group;
 use super::member::{Member, MemberProtocol};
 use super::offsets::CommittedOffset;
@@ -145,19 +146,19 @@ impl BatchWriter {
         self.put_key(group_metadata_key::RECORD_TYPE, &GroupMetadataKey { group: Cow::Borrowed(group) });
     }
 
-    fn put_key<'m>(&mut self, record_type: i16, key: &impl Message<'m>) {
+    pub(super) fn put_key<'m>(&mut self, record_type: i16, key: &impl Message<'m>) {
         self.scratch.0.clear();
         self.scratch.0.put_i16(record_type);
         key.write(&mut self.scratch.0, 0);
     }
 
-    fn put_value<'m>(&mut self, version: i16, value: &impl Message<'m>) {
+    pub(super) fn put_value<'m>(&mut self, version: i16, value: &impl Message<'m>) {
         self.scratch.1.clear();
         self.scratch.1.put_i16(version);
         value.write(&mut self.scratch.1, version);
     }
 
-    fn append(&mut self, has_value: bool) {
+    pub(super) fn append(&mut self, has_value: bool) {
         let (key, value) = &self.scratch;
         let value = has_value.then_some(value.buf.as_slice());
         self.builder.append(self.timestamp_ms, Some(&key.buf), value, &[]);
@@ -175,7 +176,8 @@ pub enum GroupRecord<'a> {
         key: GroupMetadataKey<'a>,
         value: Option<GroupMetadataValue<'a>>,
     },
-    /// Of a type that is not known here: consumer groups of the newer protocol, share groups.
+    Consumer(ConsumerRecord),
+    /// Of a type that is not known here: share groups, streams groups.
     Other,
 }
 
@@ -192,13 +194,16 @@ impl<'a> GroupRecord<'a> {
                 let key = GroupMetadataKey::read(&mut reader, 0).ok()?;
                 GroupRecord::Group { key, value: parse_value(value)? }
             }
-            _ => GroupRecord::Other,
+            other => match ConsumerRecord::parse(other, &mut reader, value) {
+                Some(record) => GroupRecord::Consumer(record?),
+                None => GroupRecord::Other,
+            },
         })
     }
 }
 
 /// None for a value that cannot be read; none within for a deletion.
-fn parse_value<'a, M: Message<'a>>(value: Option<&'a [u8]>) -> Option<Option<M>> {
+pub(super) fn parse_value<'a, M: Message<'a>>(value: Option<&'a [u8]>) -> Option<Option<M>> {
     let Some(value) = value else { return Some(None) };
     let mut reader = Reader::new(value);
     let version = reader.i16("version").ok()?;

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::protocol::messages::consumer_group_describe_request::ConsumerGroupDescribeRequest;
+use crate::protocol::messages::consumer_group_describe_response::ConsumerGroupDescribeResponse;
 use crate::protocol::messages::delete_groups_request::DeleteGroupsRequest;
 use crate::protocol::messages::delete_groups_response::DeleteGroupsResponse;
 use crate::protocol::messages::describe_groups_request::DescribeGroupsRequest;
@@ -47,6 +49,14 @@ pub fn route(
                 DescribeGroupsRequest { groups, ..message.clone() }.to_bytes(version)
             }))
         }
+        ApiKey::ConsumerGroupDescribe => {
+            let message = ConsumerGroupDescribeRequest::decode_exact(body, version)?;
+            let groups = by_shard(message.group_ids.iter(), |group_id| shard(group_id));
+            Ok(split(groups, shard(""), |groups| {
+                let group_ids = groups.into();
+                ConsumerGroupDescribeRequest { group_ids, ..message.clone() }.to_bytes(version)
+            }))
+        }
         ApiKey::DeleteGroups => {
             let message = DeleteGroupsRequest::decode_exact(body, version)?;
             let groups = by_shard(message.groups_names.iter(), |group_id| shard(group_id));
@@ -73,6 +83,14 @@ pub fn merge(api_key: ApiKey, version: i16, bodies: &[Vec<u8>]) -> Result<Vec<u8
             let mut merged = DescribeGroupsResponse::default();
             for body in bodies {
                 let response = DescribeGroupsResponse::decode_exact(body, version)?;
+                response.groups.iter().for_each(|group| merged.groups.push(group));
+            }
+            Ok(merged.to_bytes(version))
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            let mut merged = ConsumerGroupDescribeResponse::default();
+            for body in bodies {
+                let response = ConsumerGroupDescribeResponse::decode_exact(body, version)?;
                 response.groups.iter().for_each(|group| merged.groups.push(group));
             }
             Ok(merged.to_bytes(version))
@@ -122,6 +140,7 @@ fn group_id<'a>(api_key: ApiKey, version: i16, body: &'a [u8]) -> Result<Cow<'a,
         | ApiKey::SyncGroup
         | ApiKey::Heartbeat
         | ApiKey::LeaveGroup
+        | ApiKey::ConsumerGroupHeartbeat
         | ApiKey::OffsetCommit
         | ApiKey::OffsetFetch
         | ApiKey::OffsetDelete => Reader::new(body).string("group_id", api_key.is_flexible(version)),

@@ -14,6 +14,14 @@ pub enum TimerKey {
     Sync { partition: i32, group: Arc<str> },
     /// Expired offsets and groups are looked for.
     Cleanup { partition: i32 },
+    /// A member of a consumer group has to have given up partitions.
+    Revocation { partition: i32, group: Arc<str>, member: Arc<str> },
+    /// A member of the classic protocol in a consumer group has to have joined anew.
+    MemberJoin { partition: i32, group: Arc<str>, member: Arc<str> },
+    /// It has to have fetched its assignment.
+    MemberSync { partition: i32, group: Arc<str>, member: Arc<str> },
+    /// The patterns of a consumer group are to be resolved.
+    Patterns { partition: i32, group: Arc<str> },
 }
 
 impl TimerKey {
@@ -22,7 +30,27 @@ impl TimerKey {
             TimerKey::Heartbeat { partition, .. }
             | TimerKey::Join { partition, .. }
             | TimerKey::Sync { partition, .. }
-            | TimerKey::Cleanup { partition } => *partition,
+            | TimerKey::Cleanup { partition }
+            | TimerKey::Revocation { partition, .. }
+            | TimerKey::MemberJoin { partition, .. }
+            | TimerKey::MemberSync { partition, .. }
+            | TimerKey::Patterns { partition, .. } => *partition,
+        }
+    }
+}
+
+impl TimerKey {
+    /// None for what belongs to no group.
+    pub fn group(&self) -> Option<&Arc<str>> {
+        match self {
+            TimerKey::Cleanup { .. } => None,
+            TimerKey::Heartbeat { group, .. }
+            | TimerKey::Join { group, .. }
+            | TimerKey::Sync { group, .. }
+            | TimerKey::Revocation { group, .. }
+            | TimerKey::MemberJoin { group, .. }
+            | TimerKey::MemberSync { group, .. }
+            | TimerKey::Patterns { group, .. } => Some(group),
         }
     }
 }
@@ -68,7 +96,6 @@ impl Timers {
         }
     }
 
-    #[cfg(test)]
     pub fn is_set(&self, key: &TimerKey) -> bool {
         self.places.contains_key(key)
     }

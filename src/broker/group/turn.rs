@@ -1,6 +1,6 @@
 //! What one call hands down to the groups of a partition: the time, the settings, and where timers, appends and answers go.
 
-use crate::protocol::{ErrorCode, Message};
+use crate::protocol::{ErrorCode, Message, Uuid};
 
 use super::appends::{Appends, Pending, Then};
 use super::entry::Group;
@@ -28,15 +28,28 @@ impl MemberIds {
         MemberIds { seed, drawn: 0 }
     }
 
-    /// The prefix, a dash, and a version-4 UUID.
-    pub fn draw(&mut self, prefix: &str) -> String {
-        // Room for the UUID in a string of Kafka's.
-        const PREFIX_BYTES_MAX: usize = 32_000;
+    fn bits(&mut self) -> u128 {
         self.drawn += 1;
         let (high, low) = ((self.seed >> 64) as u64, self.seed as u64);
         let first = mix(high ^ mix(low ^ self.drawn));
         let second = mix(low ^ mix(first ^ high ^ self.drawn));
-        let bits = u128::from(first) << 64 | u128::from(second);
+        u128::from(first) << 64 | u128::from(second)
+    }
+
+    /// As the newer protocol has them: Kafka's own text of a UUID.
+    pub fn draw_bare(&mut self) -> String {
+        loop {
+            if let Some(id) = Uuid::from_random(self.bits().to_be_bytes()) {
+                return id.to_string();
+            }
+        }
+    }
+
+    /// The prefix, a dash, and a version-4 UUID.
+    pub fn draw(&mut self, prefix: &str) -> String {
+        // Room for the UUID in a string of Kafka's.
+        const PREFIX_BYTES_MAX: usize = 32_000;
+        let bits = self.bits();
         let bits = bits & !(0xf << 76) & !(0b11 << 62) | 0x4 << 76 | 0b10 << 62;
         let prefix = &prefix[..prefix.floor_char_boundary(PREFIX_BYTES_MAX)];
         let part = |shift: u32, digits: u32| bits >> shift & ((1 << (digits * 4)) - 1);

@@ -45,8 +45,13 @@ struct Feature {
 }
 
 /// The levels cannot be changed: they are what this broker does.
-const FEATURES: &[Feature] =
-    &[Feature { name: "transaction.version", min: 0, max: TRANSACTION_VERSION, level: TRANSACTION_VERSION }];
+const FEATURES: &[Feature] = &[
+    Feature { name: "group.version", min: 0, max: GROUP_VERSION, level: GROUP_VERSION },
+    Feature { name: "transaction.version", min: 0, max: TRANSACTION_VERSION, level: TRANSACTION_VERSION },
+];
+
+/// Consumer groups are served.
+const GROUP_VERSION: i16 = 1;
 
 /// Clients before version 4 fail over a feature that may be off, and are not told of it.
 fn supported_features(version: i16) -> Array<'static, SupportedFeatureKey<'static>> {

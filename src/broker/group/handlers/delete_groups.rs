@@ -9,7 +9,6 @@ use crate::protocol::messages::delete_groups_response::{DeletableGroupResult, De
 use crate::protocol::{DecodeError, ErrorCode, Message};
 
 use crate::broker::group::appends::Response;
-use crate::broker::group::classic::State;
 use crate::broker::group::coordinator::{GroupCoordinator, Partition};
 use crate::broker::group::turn::Turn;
 use crate::broker::group::{AppendId, Effect, GroupRequest, Now};
@@ -54,10 +53,11 @@ impl Turn<'_> {
         group_id: &str,
     ) -> Result<Vec<AppendId>, ErrorCode> {
         let group = partition.groups.get_mut(group_id).ok_or(ErrorCode::GroupIdNotFound)?;
-        match group.classic.state() {
-            State::Empty => {}
-            State::Dead => return Err(ErrorCode::GroupIdNotFound),
-            _ => return Err(ErrorCode::NonEmptyGroup),
+        if group.is_dead() {
+            return Err(ErrorCode::GroupIdNotFound);
+        }
+        if !group.is_empty() {
+            return Err(ErrorCode::NonEmptyGroup);
         }
         let offsets = group.offsets.latest_keys();
         let appends = self.append_tombstones(group, &offsets, true);

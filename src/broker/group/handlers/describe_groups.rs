@@ -18,7 +18,7 @@ use crate::broker::group::{Effect, GroupRequest};
 const NOT_FOUND_VERSION: i16 = 6;
 /// Everything there is to do to a group, as no authorizer forbids it: READ, DELETE, DESCRIBE, DESCRIBE_CONFIGS,
 /// ALTER_CONFIGS.
-const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
+pub const ALL_OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 pub fn handle(
     coordinator: &mut GroupCoordinator,
@@ -46,11 +46,13 @@ pub fn handle(
 
 fn describe<'g>(partition: &'g Partition, group_id: &Cow<'g, str>, version: i16) -> DescribedGroup<'g> {
     let mut described = DescribedGroup { group_id: group_id.clone(), ..DescribedGroup::default() };
-    let Some(group) = partition.groups.get(&**group_id) else {
+    let group = partition.groups.get(&**group_id);
+    let Some(group) = group.filter(|group| group.consumer.is_none()) else {
         described.group_state = Cow::Borrowed(State::Dead.name());
         if version >= NOT_FOUND_VERSION {
+            let reason = if group.is_some() { "is not a classic group" } else { "not found" };
             described.error_code = ErrorCode::GroupIdNotFound.code();
-            described.error_message = Some(format!("Group {group_id} not found.").into());
+            described.error_message = Some(format!("Group {group_id} {reason}.").into());
         }
         return described;
     };

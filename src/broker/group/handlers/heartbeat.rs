@@ -41,6 +41,12 @@ impl Turn<'_> {
         if group.is_dead() {
             return Err(ErrorCode::CoordinatorNotAvailable);
         }
+        if group.consumer.is_some() {
+            let (member_id, instance_id) = (&*message.member_id, message.group_instance_id.as_deref());
+            return self
+                .heartbeat_consumer_group(group, member_id, instance_id, message.generation_id)
+                .map_err(|refusal| refusal.error);
+        }
         group.classic.validate_member(&message.member_id, message.group_instance_id.as_deref())?;
         if message.generation_id != group.classic.generation {
             return Err(ErrorCode::IllegalGeneration);

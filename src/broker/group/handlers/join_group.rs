@@ -9,17 +9,20 @@ use std::sync::Arc;
 use tracing::{debug, info};
 
 use crate::protocol::messages::join_group_request::JoinGroupRequest;
+use crate::protocol::messages::join_group_response::JoinGroupResponse;
 use crate::protocol::{DecodeError, ErrorCode, Message};
 
-use crate::broker::group::appends::{Pending, StaticMemberUndo, Then, coordinator_error};
-use crate::broker::group::classic::State;
+use crate::broker::group::appends::{Pending, Response, StaticMemberUndo, Then, coordinator_error};
+use crate::broker::group::classic::{CONSUMER_PROTOCOL, ClassicGroup, State};
+use crate::broker::group::consumer::draft::Draft;
+use crate::broker::group::consumer::{ClassicJoin, ClassicJoined};
 use crate::broker::group::coordinator::{GroupCoordinator, Partition};
 use crate::broker::group::entry::Group;
 use crate::broker::group::member::{Member, MemberProtocol, Waiting};
 use crate::broker::group::rebalance::{NEW_MEMBER_JOIN_TIMEOUT_MS, current_generation, no_generation};
 use crate::broker::group::records::BatchWriter;
 use crate::broker::group::turn::Turn;
-use crate::broker::group::{Effect, GroupRequest, Now};
+use crate::broker::group::{Effect, GroupRequest, Now, TopicLookup};
 
 /// From this version on a new member is told its id first and joins with it.
 const MEMBER_ID_REQUIRED_VERSION: i16 = 4;
@@ -46,6 +49,7 @@ pub fn handle(
     coordinator: &mut GroupCoordinator,
     now: Now,
     request: &GroupRequest<'_>,
+    topics: &dyn TopicLookup,
     out: &mut Vec<Effect>,
 ) -> Result<(), DecodeError> {
     let message = JoinGroupRequest::decode_exact(request.body, request.version)?;
@@ -59,7 +63,7 @@ pub fn handle(
     } else {
         match coordinator.serve(now, joining.group_id, out) {
             Ok((mut turn, partition)) => {
-                turn.join(partition, &joining);
+                turn.join(partition, &joining, topics);
                 return Ok(());
             }
             // Kafka names the member only where it refuses the request before it looks for the group.
@@ -135,7 +139,17 @@ impl<'a> Joining<'a> {
 }
 
 impl Turn<'_> {
-    fn join(&mut self, partition: &mut Partition, joining: &Joining<'_>) {
+    fn join(&mut self, partition: &mut Partition, joining: &Joining<'_>, topics: &dyn TopicLookup) {
+        let known = partition.groups.get_mut(joining.group_id).filter(|group| !group.is_dead());
+        if let Some(group) = known
+            && let Some(consumer) = &group.consumer
+        {
+            match consumer.is_empty() {
+                true => self.join_empty_consumer_group(group, joining),
+                false => self.join_as_classic(group, joining, topics),
+            }
+            return self.account(group);
+        }
         let is_new_group = !partition.groups.contains_key(joining.group_id);
         if is_new_group && !joining.is_new() {
             return self.fail_join(joining.waiting, joining.member_id, ErrorCode::UnknownMemberId);
@@ -161,6 +175,59 @@ impl Turn<'_> {
             self.append_new_group(group);
         }
         self.account(group);
+    }
+
+    /// A consumer group without members gives way to a classic one.
+    fn join_empty_consumer_group(&mut self, group: &mut Group, joining: &Joining<'_>) {
+        if !joining.is_new() {
+            return self.fail_join(joining.waiting, joining.member_id, ErrorCode::UnknownMemberId);
+        }
+        let mut draft = Draft::new(self.now);
+        let deletion = group.consumer.iter().flat_map(|consumer| consumer.deletion());
+        deletion.for_each(|change| draft.batch.change(&group.id, &change));
+        draft.make_classic(group, ClassicGroup::new(self.now.wall_ms));
+        if !group.classic.supports(joining.protocol_type, &joining.protocols) {
+            draft.roll_back(group);
+            return self.fail_join(joining.waiting, joining.member_id, ErrorCode::InconsistentGroupProtocol);
+        }
+        draft.batch.new_group(group);
+        // Nobody waits for it: who joins waits for the others, and that takes longer.
+        match self.append_draft(group, draft) {
+            Ok(_) => self.join_new(group, joining),
+            Err(error) => self.fail_join(joining.waiting, "", error),
+        }
+    }
+
+    fn join_as_classic(&mut self, group: &mut Group, joining: &Joining<'_>, topics: &dyn TopicLookup) {
+        let join = ClassicJoin {
+            member_id: joining.member_id,
+            instance_id: joining.instance_id,
+            needs_known_id: joining.waiting.version >= MEMBER_ID_REQUIRED_VERSION,
+            client_id: joining.client_id,
+            client_host: joining.client_host,
+            session_timeout_ms: joining.session_timeout_ms,
+            rebalance_timeout_ms: joining.rebalance_timeout_ms,
+            protocol_type: joining.protocol_type,
+            protocols: &joining.protocols,
+        };
+        match self.join_consumer_group(group, &join, topics) {
+            Ok((ClassicJoined::IdRequired(id), _)) => {
+                self.fail_join(joining.waiting, &id, ErrorCode::MemberIdRequired);
+            }
+            Ok((ClassicJoined::Joined { member_id, generation, protocol }, append)) => {
+                let response = JoinGroupResponse {
+                    generation_id: generation,
+                    protocol_type: Some(Cow::Borrowed(CONSUMER_PROTOCOL)),
+                    protocol_name: Some(Cow::Owned(protocol.to_string())),
+                    member_id: Cow::Owned(member_id.to_string()),
+                    ..JoinGroupResponse::default()
+                };
+                let append = append.or(self.appends.last_of(self.partition));
+                let response = Response::JoinGroup(response);
+                self.appends.answer_after(append.as_slice(), joining.waiting, response, self.out);
+            }
+            Err(refusal) => self.fail_join(joining.waiting, "", refusal.error),
+        }
     }
 
     /// Whether the group is not full.

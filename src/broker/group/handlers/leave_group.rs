@@ -12,7 +12,7 @@ use crate::broker::group::classic::State;
 use crate::broker::group::coordinator::{GroupCoordinator, Partition};
 use crate::broker::group::entry::Group;
 use crate::broker::group::turn::Turn;
-use crate::broker::group::{AppendId, Effect, GroupRequest, Now};
+use crate::broker::group::{AppendId, Effect, GroupRequest, Now, TopicLookup};
 
 /// From this version on several members can leave at once.
 const MEMBERS_VERSION: i16 = 3;
@@ -21,6 +21,7 @@ pub fn handle(
     coordinator: &mut GroupCoordinator,
     now: Now,
     request: &GroupRequest<'_>,
+    topics: &dyn TopicLookup,
     out: &mut Vec<Effect>,
 ) -> Result<(), DecodeError> {
     let mut message = LeaveGroupRequest::decode_exact(request.body, request.version)?;
@@ -35,7 +36,7 @@ pub fn handle(
         coordinator.serve(now, &message.group_id, out)
     };
     let response = match served {
-        Ok((mut turn, partition)) => match turn.leave(partition, &message) {
+        Ok((mut turn, partition)) => match turn.leave(partition, &message, topics) {
             Ok((members, append)) => {
                 let response = Response::LeaveGroup(answer(members, request.version));
                 turn.appends.answer_after(append.as_slice(), waiting, response, turn.out);
@@ -65,6 +66,7 @@ impl Turn<'_> {
         &mut self,
         partition: &mut Partition,
         message: &LeaveGroupRequest<'_>,
+        topics: &dyn TopicLookup,
     ) -> Result<(Vec<MemberResponse<'static>>, Option<AppendId>), ErrorCode> {
         let Some(group) = partition.groups.get_mut(&*message.group_id) else {
             let unknown = |identity| member_response(identity, ErrorCode::UnknownMemberId);
@@ -72,6 +74,9 @@ impl Turn<'_> {
         };
         if group.is_dead() {
             return Err(ErrorCode::CoordinatorNotAvailable);
+        }
+        if group.consumer.is_some() {
+            return self.leave_from_consumer_group(group, message, topics);
         }
         let mut members = Vec::new();
         let mut has_left = false;
@@ -88,6 +93,24 @@ impl Turn<'_> {
         };
         self.account(group);
         Ok((members, append))
+    }
+
+    fn leave_from_consumer_group(
+        &mut self,
+        group: &mut Group,
+        message: &LeaveGroupRequest<'_>,
+        topics: &dyn TopicLookup,
+    ) -> Result<(Vec<MemberResponse<'static>>, Option<AppendId>), ErrorCode> {
+        let members = message.members.to_vec();
+        let identities: Vec<_> = members
+            .iter()
+            .map(|identity| (&*identity.member_id, identity.group_instance_id.as_deref()))
+            .collect();
+        let left = self.leave_as_classic(group, &identities, topics);
+        self.account(group);
+        let (errors, append) = left?;
+        let responses = members.into_iter().zip(errors);
+        Ok((responses.map(|(identity, error)| member_response(identity, error)).collect(), append))
     }
 
     fn leave_member(&mut self, group: &mut Group, identity: &MemberIdentity<'_>) -> Result<(), ErrorCode> {

@@ -2,6 +2,8 @@
 //!
 //! A request that cannot be decoded is an error to the caller; everything else is an answer.
 
+pub mod consumer_group_describe;
+pub mod consumer_group_heartbeat;
 pub mod delete_groups;
 pub mod describe_groups;
 pub mod heartbeat;

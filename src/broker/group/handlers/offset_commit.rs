@@ -10,7 +10,7 @@ use crate::protocol::messages::offset_commit_response::{
 use crate::protocol::{DecodeError, ErrorCode, Message, Uuid};
 
 use crate::broker::group::appends::{OffsetChange, Pending, Response, Then, coordinator_error};
-use crate::broker::group::classic::State;
+use crate::broker::group::classic::{ClassicGroup, State};
 use crate::broker::group::coordinator::{GroupCoordinator, Partition};
 use crate::broker::group::entry::Group;
 use crate::broker::group::offsets::{CommittedOffset, OFFSET_OVERHEAD};
@@ -163,18 +163,20 @@ fn is_metadata_too_large(partition: &OffsetCommitRequestPartition<'_>, config: &
 }
 
 /// Whether who commits may: a member of this generation, or anybody while the group has no members.
-fn validate(group: &Group, message: &OffsetCommitRequest<'_>) -> Result<(), ErrorCode> {
-    let classic = &group.classic;
-    let generation = message.generation_id_or_member_epoch;
-    let instance_id = message.group_instance_id.as_deref();
+fn validate(
+    classic: &ClassicGroup,
+    member_id: &str,
+    instance_id: Option<&str>,
+    generation: i32,
+) -> Result<(), ErrorCode> {
     if classic.is(State::Dead) {
         return Err(ErrorCode::CoordinatorNotAvailable);
     }
     if generation < 0 && classic.is(State::Empty) {
         return Ok(());
     }
-    if generation >= 0 || !message.member_id.is_empty() || instance_id.is_some() {
-        classic.validate_member(&message.member_id, instance_id)?;
+    if generation >= 0 || !member_id.is_empty() || instance_id.is_some() {
+        classic.validate_member(member_id, instance_id)?;
         if generation != classic.generation {
             return Err(ErrorCode::IllegalGeneration);
         }
@@ -195,17 +197,26 @@ impl Turn<'_> {
         version: i16,
         topics: &[Topic<'_>],
     ) -> Result<Option<AppendId>, ErrorCode> {
+        let (member_id, epoch) = (&*message.member_id, message.generation_id_or_member_epoch);
+        let instance_id = message.group_instance_id.as_deref();
         let group = match partition.groups.get_mut(&*message.group_id) {
             Some(_) => partition.groups.get_mut(&*message.group_id),
             // Somebody who keeps offsets here and needs no group otherwise.
-            None if message.generation_id_or_member_epoch < 0 => {
-                partition.get_or_create(self, &message.group_id)
-            }
+            None if epoch < 0 => partition.get_or_create(self, &message.group_id),
             None if version >= GROUP_ID_NOT_FOUND_VERSION => return Err(ErrorCode::GroupIdNotFound),
             None => return Err(ErrorCode::IllegalGeneration),
         };
         let group = group.ok_or(ErrorCode::CoordinatorNotAvailable)?;
-        validate(group, message)?;
+        if let Some(consumer) = group.consumer.as_ref().filter(|_| !group.is_dead()) {
+            let check = consumer.validate_commit(member_id, epoch, Some(version))?;
+            let config = self.config;
+            for topic in topics {
+                let taken = topic.partitions.iter().filter(|p| !is_metadata_too_large(p, config));
+                taken.map(|p| p.partition_index).try_for_each(|index| check.allows(topic.id, index))?;
+            }
+        } else {
+            validate(&group.classic, member_id, instance_id, epoch)?;
+        }
         if matches!(group.classic.state(), State::Stable | State::PreparingRebalance) {
             self.renew_session(group, &message.member_id);
         }

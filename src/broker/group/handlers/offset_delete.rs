@@ -92,7 +92,7 @@ fn respond(answer: Topics) -> OffsetDeleteResponse<'static> {
 fn validate(group: &Group) -> Result<(), ErrorCode> {
     match group.classic.state() {
         State::Dead => Err(ErrorCode::GroupIdNotFound),
-        State::Empty => Ok(()),
+        State::Empty => Ok(()), // a consumer group, too
         _ if group.classic.uses_consumer_protocol() => Ok(()),
         _ => Err(ErrorCode::NonEmptyGroup),
     }
@@ -110,7 +110,7 @@ impl Turn<'_> {
         validate(group)?;
         let mut offsets: Vec<(Arc<str>, i32)> = Vec::new();
         for (topic, indexes) in topics {
-            if group.classic.is_subscribed_to(topic) {
+            if group.is_subscribed_to(topic) {
                 add(answer, topic, indexes, ErrorCode::GroupSubscribedToTopic);
                 continue;
             }

@@ -25,6 +25,8 @@ const TOPIC_ID_VERSION: i16 = 10;
 /// One group's part of a request, in any version.
 struct GroupFetch {
     group_id: String,
+    member_id: Option<String>,
+    member_epoch: i32,
     /// None for all topics with an offset.
     topics: Option<Vec<TopicFetch>>,
 }
@@ -60,10 +62,14 @@ pub fn handle(
                 if view == View::Latest {
                     appends.extend(turn.appends.last_of(turn.partition));
                 }
-                let found = find_offsets(partition, &fetch.group_id);
-                match fetch.topics {
-                    Some(wanted) => group_response(fetch.group_id, fetch_topics(found, wanted, by_id, view)),
-                    None => group_response(fetch.group_id, fetch_all(found, by_id, view, topics)),
+                match (find_offsets(partition, &fetch), fetch.topics) {
+                    (Err(error), topics) => failed_group(GroupFetch { topics, ..fetch }, error),
+                    (Ok(found), Some(wanted)) => {
+                        group_response(fetch.group_id, fetch_topics(found, wanted, by_id, view))
+                    }
+                    (Ok(found), None) => {
+                        group_response(fetch.group_id, fetch_all(found, by_id, view, topics))
+                    }
                 }
             }
             Err(error) => failed_group(fetch, error),
@@ -77,8 +83,13 @@ pub fn handle(
     Ok(())
 }
 
-fn find_offsets<'p>(partition: &'p Partition, group_id: &str) -> Option<&'p Offsets> {
-    partition.groups.get(group_id).filter(|group| !group.is_dead()).map(|group| &group.offsets)
+/// Whoever asks as a member of a consumer group has to be one, in its epoch.
+fn find_offsets<'p>(partition: &'p Partition, fetch: &GroupFetch) -> Result<Option<&'p Offsets>, ErrorCode> {
+    let group = partition.groups.get(&*fetch.group_id).filter(|group| !group.is_dead());
+    if let Some(consumer) = group.and_then(|group| group.consumer.as_ref()) {
+        consumer.validate_fetch(fetch.member_id.as_deref(), fetch.member_epoch)?;
+    }
+    Ok(group.map(|group| &group.offsets))
 }
 
 /// The request as the last version would put it, ids looked up.
@@ -105,10 +116,13 @@ fn group_fetches(
             });
             by_name.collect()
         });
-        return vec![GroupFetch { group_id: message.group_id.to_string(), topics }];
+        let group_id = message.group_id.to_string();
+        return vec![GroupFetch { group_id, member_id: None, member_epoch: -1, topics }];
     }
     let groups = message.groups.iter().map(|group| GroupFetch {
         group_id: group.group_id.to_string(),
+        member_id: group.member_id.as_ref().map(|id| id.to_string()),
+        member_epoch: group.member_epoch,
         topics: group.topics.as_ref().map(|topics| topics.iter().map(topic).collect()),
     });
     groups.collect()

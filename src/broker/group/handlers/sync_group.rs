@@ -3,6 +3,7 @@
 //! A member's second request while its first still waits answers the first with REBALANCE_IN_PROGRESS, where Kafka never
 //! answers it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,14 +13,14 @@ use crate::protocol::messages::sync_group_request::SyncGroupRequest;
 use crate::protocol::messages::sync_group_response::SyncGroupResponse;
 use crate::protocol::{DecodeError, ErrorCode, Message};
 
-use crate::broker::group::appends::{Pending, Then, coordinator_error};
+use crate::broker::group::appends::{Pending, Response, Then, coordinator_error};
 use crate::broker::group::classic::State;
 use crate::broker::group::coordinator::{GroupCoordinator, Partition};
 use crate::broker::group::entry::Group;
 use crate::broker::group::member::Waiting;
 use crate::broker::group::records::BatchWriter;
 use crate::broker::group::turn::Turn;
-use crate::broker::group::{Effect, GroupRequest, Now};
+use crate::broker::group::{Effect, GroupRequest, Now, TopicLookup};
 
 /// From this version on a member has to say what it thinks the group's protocol is.
 const PROTOCOL_REQUIRED_VERSION: i16 = 5;
@@ -28,6 +29,7 @@ pub fn handle(
     coordinator: &mut GroupCoordinator,
     now: Now,
     request: &GroupRequest<'_>,
+    topics: &dyn TopicLookup,
     out: &mut Vec<Effect>,
 ) -> Result<(), DecodeError> {
     let message = SyncGroupRequest::decode_exact(request.body, request.version)?;
@@ -40,7 +42,7 @@ pub fn handle(
     } else {
         match coordinator.serve(now, &message.group_id, out) {
             Ok((mut turn, partition)) => {
-                turn.sync(partition, &message, waiting);
+                turn.sync(partition, &message, waiting, topics);
                 return Ok(());
             }
             Err(error) => error,
@@ -78,10 +80,19 @@ fn validate(group: &Group, message: &SyncGroupRequest<'_>) -> Result<(), ErrorCo
 }
 
 impl Turn<'_> {
-    fn sync(&mut self, partition: &mut Partition, message: &SyncGroupRequest<'_>, waiting: Waiting) {
+    fn sync(
+        &mut self,
+        partition: &mut Partition,
+        message: &SyncGroupRequest<'_>,
+        waiting: Waiting,
+        topics: &dyn TopicLookup,
+    ) {
         let Some(group) = partition.groups.get_mut(&*message.group_id) else {
             return self.fail_sync(waiting, ErrorCode::UnknownMemberId);
         };
+        if group.consumer.is_some() {
+            return self.sync_classic_member(group, message, waiting, topics);
+        }
         if let Err(error) = validate(group, message) {
             return self.fail_sync(waiting, error);
         }
@@ -104,6 +115,35 @@ impl Turn<'_> {
             self.append_assignment(group, message);
         }
         self.account(group);
+    }
+
+    /// In a consumer group the assignment is there already.
+    fn sync_classic_member(
+        &mut self,
+        group: &Group,
+        message: &SyncGroupRequest<'_>,
+        waiting: Waiting,
+        topics: &dyn TopicLookup,
+    ) {
+        let (member_id, instance_id) = (&*message.member_id, message.group_instance_id.as_deref());
+        let protocol = (message.protocol_type.as_deref(), message.protocol_name.as_deref());
+        let synced =
+            self.sync_consumer_group(group, member_id, instance_id, message.generation_id, protocol, topics);
+        match synced {
+            Ok(assignment) => {
+                let text = |text: Option<&str>| text.map(|text| Cow::Owned(text.to_string()));
+                let response = SyncGroupResponse {
+                    protocol_type: text(protocol.0),
+                    protocol_name: text(protocol.1),
+                    assignment: assignment.into(),
+                    ..SyncGroupResponse::default()
+                };
+                let append = self.appends.last_of(self.partition);
+                let response = Response::SyncGroup(response);
+                self.appends.answer_after(append.as_slice(), waiting, response, self.out);
+            }
+            Err(refusal) => self.fail_sync(waiting, refusal.error),
+        }
     }
 
     /// The leader has decided: the group is written down with it before anybody hears of it.

@@ -16,6 +16,7 @@ use crate::protocol::{DecodeError, ErrorCode, Message, Reader, Uuid};
 
 use crate::broker::group::appends::{OffsetChange, Pending, Response, Then, coordinator_error};
 use crate::broker::group::classic::State;
+use crate::broker::group::consumer::ConsumerGroup;
 use crate::broker::group::coordinator::{GroupCoordinator, Partition};
 use crate::broker::group::entry::Group;
 use crate::broker::group::offsets::{CommittedOffset, OFFSET_OVERHEAD};
@@ -39,6 +40,7 @@ pub struct TxnOffsetCommitAnswer {
 /// The part of a request that names partitions that exist.
 struct Topic<'a> {
     name: Arc<str>,
+    id: Uuid,
     partitions: Vec<TxnOffsetCommitRequestPartition<'a>>,
 }
 
@@ -107,7 +109,8 @@ impl TxnOffsetCommitAnswer {
                 }
             }
             if told.iter().any(|(.., of_group)| *of_group) {
-                known.push(Topic { name: name.clone(), partitions: valid });
+                let id = lookup.topic_id(&name).unwrap_or_default();
+                known.push(Topic { name: name.clone(), id, partitions: valid });
             }
             self.topics.push((name, told));
         }
@@ -149,11 +152,18 @@ fn is_metadata_too_large(partition: &TxnOffsetCommitRequestPartition<'_>, config
 }
 
 /// Whether who commits may: a member of this generation, or somebody who does not say, as old clients do.
-fn validate(group: &Group, message: &TxnOffsetCommitRequest<'_>) -> Result<(), ErrorCode> {
+fn validate(
+    group: &Group,
+    message: &TxnOffsetCommitRequest<'_>,
+    topics: &[Topic<'_>],
+) -> Result<(), ErrorCode> {
     let classic = &group.classic;
     let instance_id = message.group_instance_id.as_deref();
     if classic.is(State::Dead) {
         return Err(ErrorCode::CoordinatorNotAvailable);
+    }
+    if let Some(consumer) = &group.consumer {
+        return validate_consumer(consumer, message, topics);
     }
     if message.generation_id < 0 && classic.is(State::Empty) {
         return Ok(());
@@ -165,6 +175,26 @@ fn validate(group: &Group, message: &TxnOffsetCommitRequest<'_>) -> Result<(), E
         }
     }
     Ok(())
+}
+
+fn validate_consumer(
+    consumer: &ConsumerGroup,
+    message: &TxnOffsetCommitRequest<'_>,
+    topics: &[Topic<'_>],
+) -> Result<(), ErrorCode> {
+    let (member_id, epoch) = (&*message.member_id, message.generation_id);
+    if epoch == -1 && member_id.is_empty() && message.group_instance_id.is_none() {
+        return Ok(());
+    }
+    // The producer knows the classic protocol's errors only.
+    let known = |error| match error {
+        ErrorCode::StaleMemberEpoch => ErrorCode::IllegalGeneration,
+        other => other,
+    };
+    let check = consumer.validate_commit(member_id, epoch, None).map_err(known)?;
+    let partitions = topics.iter().flat_map(|topic| topic.partitions.iter().map(|p| (topic.id, p)));
+    let mut indexes = partitions.map(|(topic, partition)| (topic, partition.partition_index));
+    indexes.try_for_each(|(topic, index)| check.allows(topic, index)).map_err(known)
 }
 
 impl Turn<'_> {
@@ -180,7 +210,7 @@ impl Turn<'_> {
             None => return Err(ErrorCode::IllegalGeneration),
         };
         let group = group.ok_or(ErrorCode::CoordinatorNotAvailable)?;
-        validate(group, message)?;
+        validate(group, message, topics)?;
         let append = self.append_open_offsets(group, message, topics);
         self.account(group);
         append

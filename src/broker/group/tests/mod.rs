@@ -2,6 +2,7 @@
 //! reports appends back at once or when told, and remembers every answer.
 
 mod answers; // what is refused, and how
+mod consumers; // any schedule of the newer protocol keeps its invariants
 mod offsets; // commits, fetches, expiry, deletion
 mod random; // any schedule keeps the invariants
 mod rebalances; // members come, go and fall silent
@@ -34,12 +35,12 @@ pub const PARTITIONS: i32 = 5;
 pub const SESSION_MS: i32 = 10_000;
 pub const REBALANCE_MS: i32 = 30_000;
 
-/// The topics of every test, each with ten partitions.
-pub struct Topics(pub Vec<(&'static str, Uuid)>);
+/// The topics of every test, each with this many partitions.
+pub struct Topics(pub Vec<(&'static str, Uuid)>, pub i32);
 
 impl Default for Topics {
     fn default() -> Self {
-        Topics(vec![("orders", Uuid([1; 16])), ("payments", Uuid([2; 16])), ("audit", Uuid([3; 16]))])
+        Topics(vec![("orders", Uuid([1; 16])), ("payments", Uuid([2; 16])), ("audit", Uuid([3; 16]))], 10)
     }
 }
 
@@ -53,7 +54,17 @@ impl TopicLookup for Topics {
     }
 
     fn partition_count(&self, name: &str) -> Option<i32> {
-        self.topic_id(name).map(|_| 10)
+        self.topic_id(name).map(|_| self.1)
+    }
+
+    fn names(&self) -> Vec<Arc<str>> {
+        let mut names: Vec<Arc<str>> = self.0.iter().map(|(name, _)| (*name).into()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn version(&self) -> u64 {
+        self.1 as u64
     }
 }
 
@@ -176,6 +187,14 @@ impl World {
         self.carry_out(out);
     }
 
+    /// The log would not take the newest append.
+    pub fn refuse(&mut self, error: ErrorCode) {
+        if let Some(newest) = self.appends.pop_back() {
+            self.appends.push_front(newest);
+            self.fail(error);
+        }
+    }
+
     /// Time passes, and what becomes due on the way happens when it is due.
     pub fn pass(&mut self, ms: i64) {
         let end = self.now.monotonic_ms + ms;
@@ -184,7 +203,7 @@ impl World {
             self.now.monotonic_ms += step;
             self.now.wall_ms += step;
             let mut out = Vec::new();
-            self.coordinator.on_timer(self.now, &mut out);
+            self.coordinator.on_timer(self.now, &self.topics, &mut out);
             self.carry_out(out);
         }
         self.now.wall_ms += end - self.now.monotonic_ms;
