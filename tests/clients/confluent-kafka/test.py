@@ -133,6 +133,85 @@ for strategy in ("range", "cooperative-sticky"):
     check(f"rebalance, {strategy}")(lambda strategy=strategy: rebalance(strategy))
 
 
+# Of the newer protocol: sessions and heartbeats are the broker's to say, assignors too.
+NEW = {"group.protocol": "consumer"}
+
+
+def new_consumer(group, *topics, **config):
+    c = Consumer({**CLIENT, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False, **NEW, **config})
+    c.subscribe(list(topics))
+    return c
+
+
+def poll_all(tally, *consumers):
+    for c in consumers:
+        take(c, tally.add)
+
+
+def rebalance_new(assignor):
+    topic, group = f"ck-new-{assignor}", f"ck-new-{assignor}-g"
+    create(topic, 6)
+    config = {"group.remote.assignor": assignor}
+    tally, members = Tally(), [new_consumer(group, topic, **config)]
+    send(topic, 0, 200)
+    drain(members, tally, 200)
+    equal(len(members[0].assignment()), 6, "partitions of the only member")
+
+    def shared():
+        poll_all(tally, *members)
+        held = [[t.partition for t in c.assignment()] for c in members]
+        return all(len(h) == 6 // len(members) for h in held) and sorted(p for h in held for p in h) == list(range(6))
+    for n in (2, 3):
+        members.append(new_consumer(group, topic, **config))
+        until(f"{n} members share", shared, pause_s=0)
+        send(topic, 200 * (n - 1), 200 * n)
+        drain(members, tally, 200 * n)
+    described = admin.describe_consumer_groups([group])[group].result(30)
+    equal((described.state.name, len(described.members), described.type.name), ("STABLE", 3, "CONSUMER"))
+    members.pop(1).close()
+    until("two share", shared, pause_s=0)
+    send(topic, 600, 800)
+    drain(members, tally, 800)
+    for c in members:
+        c.close()
+
+
+for assignor in ("uniform", "range"):
+    check(f"rebalance in the consumer protocol, {assignor}")(lambda assignor=assignor: rebalance_new(assignor))
+
+
+@check("consumer protocol: topics by pattern, also those that come later")
+def _():
+    create("ck-pattern-a", 2)
+    create("ck-other", 2)
+    tally, c = Tally(), new_consumer("ck-pattern-g", "^ck-pattern-.*", **{"topic.metadata.refresh.interval.ms": 1000})
+
+    def topics():
+        take(c, lambda *_: None)
+        return sorted((t.topic, t.partition) for t in c.assignment())
+    until("the first topic", lambda: topics() == [("ck-pattern-a", 0), ("ck-pattern-a", 1)])
+    create("ck-pattern-b", 1)
+    until("the second", lambda: topics() == [("ck-pattern-a", 0), ("ck-pattern-a", 1), ("ck-pattern-b", 0)])
+    send("ck-pattern-b", 0, 50)
+    drain([c], tally, 50)
+    c.close()
+
+
+@check("consumer protocol: static member comes back, another takes its place")
+def _():
+    create("ck-new-static", 2)
+    send("ck-new-static", 0, 100)
+    tally, a = Tally(), new_consumer("ck-new-static-g", "ck-new-static", **{"group.instance.id": "one"})
+    drain([a], tally, 100)
+    member = a.memberid()
+    a.close()
+    again = new_consumer("ck-new-static-g", "ck-new-static", **{"group.instance.id": "one"})
+    send("ck-new-static", 100, 200)
+    drain([again], tally, 200)
+    assert member and again.memberid() and member != again.memberid(), "a member id a life"
+    again.close()
+
+
 @check("static member comes back without a rebalance")
 def _():
     create("ck-static", 2)
@@ -149,13 +228,13 @@ def _():
     again.close()
 
 
-def back_again(how):
-    topic = f"ck-{how.lower()}"
+def back_again(how, config=None):
+    topic = f"ck-{how.lower()}" + ("-new" if config else "")
     create(topic)
     failures, n = [], 4000
     producer = Producer({**CLIENT, "enable.idempotence": True, "linger.ms": 5, "compression.type": "lz4",
                          "message.timeout.ms": 100000})
-    c, tally = consumer(f"{topic}-g", topic), Tally()
+    c, tally = (new_consumer if config else consumer)(f"{topic}-g", topic), Tally()
 
     def take_any():
         try:
@@ -189,6 +268,7 @@ def back_again(how):
 
 check("broker restart in the middle, idempotent producer")(lambda: back_again("RESTART"))
 check("broker killed in the middle, idempotent producer")(lambda: back_again("CRASH"))
+check("broker killed in the middle, consumer protocol")(lambda: back_again("CRASH", NEW))
 
 
 @check("seek by timestamp")

@@ -82,8 +82,10 @@ class Program:
         self.reader.join(10)
 
 
-def consumer(group, topic):
-    return Program("verifiable-consumer", "--group-id", group, "--topic", topic, "--verbose", "--session-timeout", 10000)
+def consumer(group, topic, protocol="classic"):
+    own = ("--session-timeout", 10000) if protocol == "classic" else ()
+    return Program("verifiable-consumer", "--group-id", group, "--topic", topic, "--verbose", "--group-protocol", protocol,
+                   "--reset-policy", "earliest", *own)
 
 
 def places(*consumers):
@@ -181,6 +183,76 @@ def _():
         equal(sorted(v for _, _, v in places(a, b)), sorted(want), "every record once")
     finally:
         for c in filter(None, (a, b)):
+            c.stop()
+
+
+def shared(*consumers):
+    """Each holds some of the four partitions, and none is held twice."""
+    return all(c.assigned() for c in consumers) and sorted(p for c in consumers for p in c.assigned()) == [0, 1, 2, 3]
+
+
+def fill(topic, prefix):
+    tool("verifiable-producer", "--topic", topic, "--max-messages", 400, "--value-prefix", prefix, want='"acked":400')
+    return [f"{prefix}.{i}" for i in range(400)]
+
+
+@check("consumer protocol: members join and leave, as the tools see it")
+def _():
+    topic, group = "jt-consumer", "jt-consumer-g"
+    create(topic, 4)
+    consumers = [consumer(group, topic, "consumer")]
+    try:
+        until("the first has all", lambda: shared(consumers[0]))
+        want = fill(topic, 1)
+        until("all read", lambda: len(places(*consumers)) >= len(want))
+        consumers += [consumer(group, topic, "consumer") for _ in range(2)]
+        until("three share", lambda: shared(*consumers))
+        out = tool("consumer-groups", "--describe", "--group", group, "--members", "--verbose")
+        equal(sum(int(n) for n in re.findall(rf"^{group}\s+\S+\s+\S+\s+\S+\s+(\d)\b", out, re.M)), 4, f"partitions in {out}")
+        tool("consumer-groups", "--describe", "--group", group, "--state", want=rf"{group} .*uniform.*Stable .*3")
+        tool("groups", "--list", want=rf"^{group}\s+Consumer\s+consumer")
+        tool("consumer-groups", "--list", "--type", "consumer", want=rf"^{group}\s+Consumer")
+        refused("consumer-groups", "--delete", "--group", group, want="not empty|NonEmpty")
+        want += fill(topic, 2)
+        until("all read by three", lambda: len(places(*consumers)) >= len(want))
+        consumers[1].stop()
+        until("two share", lambda: shared(consumers[0], consumers[2]))
+        want += fill(topic, 3)
+        until("all read by two", lambda: len(places(*consumers)) >= len(want))
+        equal(sorted(v for _, _, v in places(*consumers)), sorted(want), "every record once")
+    finally:
+        for c in consumers:
+            c.stop()
+    tool("consumer-groups", *RESET, group, "--topic", topic, "--to-earliest", want=rf"{group}\s+{topic}\s+0\s+0")
+    tool("consumer-groups", "--delete", "--group", group, want="was successful")
+
+
+@check("a group at work moves to the consumer protocol and back")
+def _():
+    topic, group = "jt-move", "jt-move-g"
+    create(topic, 4)
+    consumers = [consumer(group, topic), consumer(group, topic)]
+    old = consumers[:]
+    try:
+        until("two classic members share", lambda: shared(*consumers))
+        want = fill(topic, 1)
+        until("all read by two", lambda: len(places(*consumers)) >= len(want))
+        new = consumer(group, topic, "consumer")
+        consumers.append(new)
+        until("three of both protocols share", lambda: shared(*consumers))
+        tool("groups", "--list", want=rf"^{group}\s+Consumer\s+consumer")
+        want += fill(topic, 2)
+        until("all read by three", lambda: len(places(*consumers)) >= len(want))
+        old[0].stop()
+        until("one of each share", lambda: shared(old[1], new))
+        new.stop()
+        until("a classic member has all", lambda: shared(old[1]))
+        tool("groups", "--list", want=rf"^{group}\s+Classic\s+consumer")
+        want += fill(topic, 3)
+        until("all read by one", lambda: len(places(*consumers)) >= len(want))
+        equal(sorted(set(v for _, _, v in places(*consumers))), sorted(want), "every record")
+    finally:
+        for c in consumers:
             c.stop()
 
 
