@@ -82,10 +82,6 @@ struct Measure {
     no_keep: bool,
 }
 
-/// A broker's connections and segments, and the memory that its buffers take at most by default.
-const OPEN_FILES: u64 = 100_000;
-const LOCKED_BYTES: u64 = 512 << 20;
-
 pub fn run(args: Args) -> Result<(), Failure> {
     let host = Host::new(&args.root);
     match &args.command {
@@ -108,7 +104,7 @@ fn reports(args: &Args, host: &Host) -> Result<Vec<Report>, Failure> {
         return Err(Failure::usage(format!("no item is named {unknown}; `ringlog tune explain` names them")));
     }
     let dirs = args.dirs.iter().map(|dir| std::path::absolute(dir).unwrap_or_else(|_| dir.clone())).collect();
-    let target = Target { dirs, locked_bytes: LOCKED_BYTES, open_files: OPEN_FILES };
+    let target = Target::broker(dirs);
     let wanted = |name: &str| {
         (args.only.is_empty() || args.only.iter().any(|only| only == name))
             && !args.skip.iter().any(|skip| skip == name)

@@ -13,9 +13,11 @@ mod health;
 mod http; // connections: limits and slow clients
 mod prometheus;
 mod rest; // v2, v3 and /produce
+mod ui; // the web page
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
@@ -50,6 +52,10 @@ struct Running {
     cluster: Arc<Cluster>,
     observer: Arc<Observer>,
     instances: Arc<rest::Instances>,
+    loads: Arc<ui::Loads>,
+    /// What the shards run on.
+    driver: String,
+    began: Instant,
 }
 
 impl Control {
@@ -93,11 +99,7 @@ impl Control {
 
     /// What a browser on this machine calls.
     pub fn url(&self) -> String {
-        let mut address = self.address;
-        if address.ip().is_unspecified() {
-            address.set_ip(Ipv4Addr::LOCALHOST.into());
-        }
-        format!("http://{address}")
+        format!("http://{}", local(self.address))
     }
 
     /// Serves, on the runtime that this is called on; the broker follows with the answer's [`Site::begin`].
@@ -118,8 +120,18 @@ impl Site {
         tokio::spawn(observer.clone().run());
         let instances = Arc::new(rest::Instances::new(&self.config));
         tokio::spawn(instances.clone().expire());
+        let address = server.addresses().first().copied();
+        let bootstrap = address.map_or_else(String::new, |address| local(address).to_string());
+        let running = Running {
+            loads: Arc::new(ui::Loads::new(server.config(), bootstrap)),
+            driver: server.driver().to_string(),
+            began: Instant::now(),
+            cluster,
+            observer,
+            instances,
+        };
         // Called once; a second broker there is not.
-        let _ = self.running.set(Running { cluster, observer, instances });
+        let _ = self.running.set(running);
     }
 
     fn running(&self) -> Result<&Running, ApiError> {
@@ -141,12 +153,21 @@ impl Site {
     }
 }
 
+/// An address that this machine itself can connect to.
+fn local(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    address
+}
+
 fn router(site: Arc<Site>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .merge(rest::routes())
+        .merge(ui::routes())
         .fallback(async || ApiError::not_found())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(axum::middleware::from_fn_with_state(site.clone(), guard::check))

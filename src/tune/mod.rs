@@ -59,6 +59,13 @@ pub struct Target {
     pub open_files: u64,
 }
 
+impl Target {
+    /// A broker of these directories with many connections and segments, and the memory that its buffers take at most by default.
+    pub fn broker(dirs: Vec<PathBuf>) -> Target {
+        Target { dirs, locked_bytes: 512 << 20, open_files: 100_000 }
+    }
+}
+
 /// A place that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -103,6 +110,10 @@ pub struct Report {
     pub belongs_to_host: bool,
     /// Empty where the host has no such thing.
     pub findings: Vec<Finding>,
+    pub what: &'static str,
+    pub why: &'static str,
+    pub undo: &'static str,
+    pub effect: &'static str,
 }
 
 impl Finding {
@@ -150,6 +161,10 @@ impl Item {
             scope: self.scope,
             belongs_to_host: self.scope == Scope::Host && host.container().is_some(),
             findings: (self.look)(host, target),
+            what: self.what,
+            why: self.why,
+            undo: self.undo,
+            effect: self.effect,
         }
     }
 }

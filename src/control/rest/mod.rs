@@ -14,6 +14,7 @@ mod produce; // v2 and /produce
 mod topics; // v2: topics, partitions, brokers
 mod v3;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -23,10 +24,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use super::Site;
-use super::cluster::{Caller, Cluster};
+use super::cluster::{CallError, Caller, Cluster};
 use super::error::ApiError;
 use super::http::Peer;
+use crate::protocol::ErrorCode;
 pub use instances::Instances;
+pub use topics::find as find_topic;
 
 const OPENAPI: &str = include_str!("openapi.json");
 
@@ -92,4 +95,15 @@ async fn partitions_of(cluster: &Cluster, caller: &Caller, topic: &str) -> Resul
         }
     }
     Err(ApiError::topic_not_found())
+}
+
+/// Commits for a group that has no members.
+pub async fn commit_for_nobody(
+    cluster: &Cluster,
+    caller: &Caller,
+    group: &str,
+    offsets: &BTreeMap<(String, i32), i64>,
+) -> Result<ErrorCode, CallError> {
+    let offsets = offsets.iter().map(|(place, at)| (place.clone(), (*at, String::new()))).collect();
+    membership::commit(cluster, caller, group, &membership::Member::default(), &offsets).await
 }
