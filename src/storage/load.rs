@@ -418,6 +418,7 @@ struct Rebuilt {
     index_interval_bytes: u32,
     wall_ms: i64,
     first_seen: bool,
+    unclean: bool,
 }
 
 impl Rebuilt {
@@ -440,6 +441,7 @@ impl Rebuilt {
             index_interval_bytes: options.index_interval_bytes,
             wall_ms: options.wall_ms,
             first_seen: position == 0,
+            unclean: options.recovery_point.is_some(),
         }
     }
 
@@ -479,9 +481,12 @@ impl Rebuilt {
         let indexes =
             [(FileKind::OffsetIndex, offsets, &self.offsets), (FileKind::TimeIndex, times, &self.times)];
         for (kind, known, bytes) in indexes {
+            let path = log.file_path(base_offset, kind);
             if known.as_ref() != Some(bytes) {
-                let path = log.file_path(base_offset, kind);
                 write_file(io, &path, bytes).map_err(|error| io_error(&path, error))?;
+            } else if self.unclean {
+                // What a crash left readable the next could take, and by then it is believed.
+                sync_file(io, &path).map_err(|error| io_error(&path, error))?;
             }
         }
         let segment = &mut self.segment;
