@@ -47,6 +47,9 @@ pub struct Consumer {
     /// What commits were acknowledged when the offsets were asked for.
     floors: BTreeMap<Place, i64>,
     fetching: bool,
+    /// Counts the assignments: what an earlier one has asked for says nothing of the positions of this one. The
+    /// generation may be the same, as a member that joins a settled group again gets the present one.
+    round: u64,
     next_fetch_ns: u64,
     next_heartbeat_ns: u64,
     heartbeat_asked: bool,
@@ -90,6 +93,7 @@ impl Consumer {
             owned: BTreeMap::new(),
             floors: BTreeMap::new(),
             fetching: false,
+            round: 0,
             next_fetch_ns: 0,
             next_heartbeat_ns: 0,
             heartbeat_asked: false,
@@ -289,6 +293,7 @@ impl Consumer {
             return self.failed(context, response.error_code);
         }
         self.owned.clear();
+        self.round += 1;
         for part in response.assignment.chunks_exact(20) {
             let mut id = [0; 16];
             id.copy_from_slice(&part[..16]);
@@ -467,14 +472,14 @@ impl Consumer {
             ..Default::default()
         };
         let version = *context.rng.pick(&[11, 12, 13, 16, 17]);
-        self.data.request(context, version, self.generation as u64, false, &request);
+        self.data.request(context, version, self.round, false, &request);
         self.fetching = true;
     }
 
     fn fetched(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
         self.fetching = false;
         self.next_fetch_ns = context.in_ms(0, 20);
-        if self.phase != Phase::Run || answer.tag != self.generation as u64 {
+        if self.phase != Phase::Run || answer.tag != self.round {
             return Ok(());
         }
         let response: FetchResponse = answer.read()?;
