@@ -15,7 +15,12 @@ const CODECS = { none: CompressionTypes.None, gzip: CompressionTypes.GZIP, snapp
   zstd: CompressionTypes.ZSTD }
 
 const retry = { retries: 200, initialRetryTime: 100, maxRetryTime: 500 }
-const kafka = new Kafka({ brokers: [BOOTSTRAP], logLevel: logLevel.NOTHING, retry })
+// What the client says of itself, shown where a check fails.
+const said = []
+const logCreator = () => ({ namespace, label, log: { timestamp, message, ...more } }) => {
+  if (said.push(`${timestamp} ${label} ${namespace}: ${message} ${JSON.stringify(more)}`.slice(0, 500)) > 200) said.shift()
+}
+const kafka = new Kafka({ brokers: [BOOTSTRAP], logLevel: logLevel.INFO, logCreator, retry })
 const admin = kafka.admin()
 
 CompressionCodecs[CompressionTypes.Snappy] = require('kafkajs-snappy')
@@ -293,12 +298,14 @@ async function main() {
   for (const { name, run } of checks) {
     if (wanted.length && !wanted.some(w => name.includes(w))) continue
     const began = Date.now()
+    said.length = 0
     try {
       await Promise.race([run(), pause(CHECK_MS, null, { ref: false }).then(() => { throw new Error('not done in time') })])
       console.log(`ok    ${name} (${((Date.now() - began) / 1000).toFixed(1)} s)`)
     } catch (e) {
       failed++
       console.error(e)
+      console.error(said.join('\n'))
       console.log(`FAIL  ${name}: ${String(e.message ?? e).replace(/\s+/g, ' ').slice(0, 800)}`)
     }
   }
