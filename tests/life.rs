@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::SystemTime;
@@ -114,4 +115,62 @@ fn a_directory_in_use_is_refused() {
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success() && said.contains("in use by another process"), "{said}");
     assert!(broker.stop().success());
+}
+
+/// An OffsetCommit (version 2) of group `g` from outside of any generation: topic `t`, partition 0, offset 7.
+fn offset_commit() -> Vec<u8> {
+    let mut body = Vec::new();
+    let string = |body: &mut Vec<u8>, text: &str| {
+        body.extend((text.len() as u16).to_be_bytes());
+        body.extend(text.as_bytes());
+    };
+    body.extend([0, 8, 0, 2, 0, 0, 0, 1]);
+    string(&mut body, "life");
+    string(&mut body, "g");
+    body.extend((-1i32).to_be_bytes());
+    string(&mut body, "");
+    body.extend((-1i64).to_be_bytes());
+    body.extend(1i32.to_be_bytes());
+    string(&mut body, "t");
+    body.extend(1i32.to_be_bytes());
+    body.extend(0i32.to_be_bytes());
+    body.extend(7i64.to_be_bytes());
+    string(&mut body, "");
+    [(body.len() as u32).to_be_bytes().to_vec(), body].concat()
+}
+
+/// The error code of an answer to [`offset_commit`]; `None` once the connection has ended.
+fn commit(stream: &mut TcpStream) -> Option<i16> {
+    stream.write_all(&offset_commit()).ok()?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).ok()?;
+    let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut answer).ok()?;
+    answer.last_chunk().map(|code| i16::from_be_bytes(*code))
+}
+
+/// A client that is told "not the coordinator" asks the stopping broker for another one, and KafkaJS gives up for good
+/// when its connection ends before the answer.
+#[test]
+fn a_stopping_broker_ends_connections_and_sends_no_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&dir.path().join("data"));
+    broker.run(&["topic", "create", "t"], "");
+    broker.run(&["produce", "t"], "one\n");
+    // Makes the group's log.
+    broker.run(&["consume", "t", "--group", "g", "--from", "beginning", "--no-follow"], "");
+    let address = broker.address.clone();
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&address).unwrap();
+            assert_eq!(commit(&mut stream), Some(0));
+            std::thread::spawn(move || std::iter::from_fn(|| commit(&mut stream)).collect::<Vec<_>>())
+        })
+        .collect();
+    assert!(broker.stop().success());
+    for client in clients {
+        let codes = client.join().unwrap();
+        assert!(codes.iter().all(|code| *code == 0), "{:?}", codes.iter().find(|code| **code != 0));
+    }
+    assert!(TcpStream::connect(&address).is_err());
 }

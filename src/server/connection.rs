@@ -199,6 +199,12 @@ impl Connection {
         !self.slots.is_empty() || !self.input.is_empty()
     }
 
+    /// Whether no request is under way except those which wait for something to happen.
+    pub fn only_waits(&self) -> bool {
+        let waits = |api_key| matches!(api_key, ApiKey::Fetch | ApiKey::JoinGroup | ApiKey::SyncGroup);
+        self.slots.iter().all(|slot| matches!(slot.state, State::Waiting) && waits(slot.api_key))
+    }
+
     /// The sequences of requests that still wait for an answer.
     pub fn unanswered(&self) -> impl Iterator<Item = u32> + '_ {
         self.slots.iter().filter(|slot| matches!(slot.state, State::Waiting)).map(|slot| slot.sequence)

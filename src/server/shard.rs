@@ -32,6 +32,8 @@ const IDLE_CHECKS_A_TURN: usize = 64;
 
 /// Requests from here on are handed to other shards where they lie; smaller ones are copied, which costs less than it.
 const SHARED_FRAME_BYTES_MIN: usize = 16 << 10;
+/// How long a stop waits for answers under way to reach their clients.
+const STOP_LINGER_NS: u64 = 500_000_000;
 /// A client that has taken nothing of a reply for so long may lose its connection when replies lack memory.
 const SLOW_READER_NS: u64 = 10_000_000_000;
 
@@ -62,7 +64,8 @@ pub struct Shard<I: Io> {
     completions: Vec<Completion>,
     done: Vec<(RequestId, Option<Response>)>,
     stopping: bool,
-    listeners_open: usize,
+    /// Until when a stop waits for connections to end.
+    stop_linger_ns: u64,
     /// What the control thread asks.
     calls: Option<Calls>,
     clients: Clients,
@@ -83,7 +86,6 @@ impl<I: Io> Shard<I> {
             broker,
             mail,
             limits,
-            listeners_open: listeners.len(),
             listeners,
             connections: Slab::new(),
             next_generation: 0,
@@ -93,6 +95,7 @@ impl<I: Io> Shard<I> {
             completions: Vec::new(),
             done: Vec::new(),
             stopping: false,
+            stop_linger_ns: 0,
             calls: None,
             clients: Clients::default(),
             waited_ns: 0,
@@ -105,7 +108,7 @@ impl<I: Io> Shard<I> {
 
     /// One turn. Waits for an event, but not beyond `wait_until_ns`.
     pub fn turn(&mut self, wait_until_ns: u64) {
-        let wait = if self.has_work() { 0 } else { wait_until_ns.min(self.broker.next_deadline_ns()) };
+        let wait = if self.has_work() { 0 } else { wait_until_ns.min(self.next_deadline_ns()) };
         let mut completions = std::mem::take(&mut self.completions);
         let before_ns = self.io.now();
         self.io.turn(wait, &mut completions);
@@ -119,6 +122,7 @@ impl<I: Io> Shard<I> {
         self.take_calls();
         self.close_idle();
         self.close_slow_reader();
+        self.close_for_stop();
         self.broker.end_turn(&mut self.io);
         self.deliver();
         self.run_dirty();
@@ -133,10 +137,14 @@ impl<I: Io> Shard<I> {
     }
 
     /// Takes no new connection and no new request, and has the broker flush its logs. Idempotent.
+    ///
+    /// Clients see their connections close, as with Kafka, and not errors: one that is told to look for another leader or
+    /// coordinator asks this broker for it, and some give up when that question goes unanswered.
     pub fn begin_stop(&mut self) {
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
+        self.stop_linger_ns = self.io.now().saturating_add(STOP_LINGER_NS);
         for index in 0..self.listeners.len() {
             self.io.submit(
                 Op::Cancel { target: Token::new(Owner::Server, Kind::Accept, index as u32).into() },
@@ -146,9 +154,10 @@ impl<I: Io> Shard<I> {
         self.broker.begin_stop(&mut self.io);
     }
 
-    /// Whether all is on disk and the clean stop is marked.
+    /// Whether all is on disk, the clean stop is marked, and the clients have had their answers.
     pub fn is_stopped(&self) -> bool {
-        self.stopping && self.broker.is_stopped()
+        let lingers = !self.connections.is_empty() && self.io.now() < self.stop_linger_ns;
+        self.stopping && self.broker.is_stopped() && !lingers
     }
 
     pub fn set_waker(&mut self, peer: usize, waker: I::Waker) {
@@ -173,6 +182,11 @@ impl<I: Io> Shard<I> {
             || self.mail.has_mail()
             || self.broker.has_work()
             || self.calls.as_ref().is_some_and(|calls| !calls.is_empty())
+    }
+
+    fn next_deadline_ns(&self) -> u64 {
+        let linger = if self.stopping { self.stop_linger_ns } else { u64::MAX };
+        linger.min(self.broker.next_deadline_ns())
     }
 
     fn take_mail(&mut self) {
@@ -219,7 +233,7 @@ impl<I: Io> Shard<I> {
         }
         if !completion.more {
             if self.stopping {
-                self.listeners_open -= 1;
+                self.close_socket(self.listeners[listener as usize].0);
             } else {
                 self.accept(listener);
             }
@@ -284,7 +298,7 @@ impl<I: Io> Shard<I> {
 
     fn take_piece(&mut self, index: u32, piece: &Received) {
         let connection = &mut self.connections[index as usize];
-        if connection.closing {
+        if connection.closing || self.stopping {
             return;
         }
         connection.active_at_ns = self.io.now();
@@ -323,7 +337,7 @@ impl<I: Io> Shard<I> {
     /// Starts what may start of the kept input.
     fn run_input(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
-        if connection.closing || connection.input_is_empty() {
+        if connection.closing || self.stopping || connection.input_is_empty() {
             return;
         }
         if connection.lacks_bytes() > 0 {
@@ -549,6 +563,19 @@ impl<I: Io> Shard<I> {
         if let Some((index, _)) = slow.min_by_key(|(_, connection)| connection.sent_at_ns) {
             tracing::warn!(peer = %self.connections[index].peer.host, "the client reads too slowly, and replies lack memory");
             self.begin_close(index as u32, "it reads too slowly, and replies lack memory");
+        }
+    }
+
+    /// Once the broker stops, a connection ends as soon as nothing is under way on it but waiting.
+    fn close_for_stop(&mut self) {
+        if !self.stopping {
+            return;
+        }
+        let ends =
+            |connection: &Connection| !connection.closing && !connection.sending && connection.only_waits();
+        let ended = self.connections.iter().filter(|(_, connection)| ends(connection));
+        for index in ended.map(|(index, _)| index as u32).collect::<Vec<_>>() {
+            self.begin_close(index, "the broker stops");
         }
     }
 
