@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use clap::ValueEnum;
+
 use super::client::{Client, To};
 use super::failure::Failure;
 use crate::protocol::messages::list_offsets_request::{
@@ -103,6 +105,32 @@ pub fn offsets(
     client: &mut Client,
     wanted: &BTreeMap<TopicPartition, i64>,
 ) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
+    isolated_offsets(client, wanted, Isolation::ReadUncommitted)
+}
+
+/// Which records a reader is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Isolation {
+    #[value(name = "read_uncommitted")]
+    ReadUncommitted,
+    /// The end is the last stable offset: where the first open transaction begins.
+    #[value(name = "read_committed")]
+    ReadCommitted,
+}
+
+impl Isolation {
+    /// As it stands in requests.
+    pub fn level(self) -> i8 {
+        i8::from(self == Isolation::ReadCommitted)
+    }
+}
+
+/// As [`offsets`], where the end is that of the isolation level.
+pub fn isolated_offsets(
+    client: &mut Client,
+    wanted: &BTreeMap<TopicPartition, i64>,
+    isolation: Isolation,
+) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
     let mut names: Vec<String> = wanted.keys().map(|(topic, _)| topic.clone()).collect();
     names.dedup();
     client.retry(|client| {
@@ -118,7 +146,7 @@ pub fn offsets(
         }
         let mut found = BTreeMap::new();
         for (leader, topics) in by_leader {
-            offsets_of_leader(client, leader, &topics, &mut found)?;
+            offsets_of_leader(client, leader, &topics, isolation, &mut found)?;
         }
         Ok(found)
     })
@@ -131,6 +159,7 @@ fn offsets_of_leader(
     client: &mut Client,
     leader: i32,
     topics: &Wanted<'_>,
+    isolation: Isolation,
     found: &mut BTreeMap<TopicPartition, i64>,
 ) -> Result<(), Failure> {
     let topics = topics.iter().map(|(&name, partitions)| {
@@ -143,9 +172,9 @@ fn offsets_of_leader(
     });
     let request = ListOffsetsRequest {
         replica_id: -1,
+        isolation_level: isolation.level(),
         topics: topics.collect(),
         timeout_ms: client.timeout_ms(),
-        ..ListOffsetsRequest::default()
     };
     let answer = client.call(To::Broker(leader), i16::MAX, &request)?;
     let response = answer.read::<ListOffsetsRequest<'_>>()?;

@@ -17,7 +17,7 @@ use clap::Args as ClapArgs;
 use indicatif::ProgressBar;
 
 use super::client::{Client, Connect};
-use super::cluster::{self, TopicPartition};
+use super::cluster::{self, Isolation, TopicPartition};
 use super::encoding::Encoding;
 use super::failure::{FAILED, Failure};
 use super::output;
@@ -54,6 +54,9 @@ pub struct Args {
     /// End at what is the end of the log now
     #[arg(long)]
     no_follow: bool,
+    /// read_committed leaves out what transactions have not committed
+    #[arg(long, value_enum, default_value_t = Isolation::ReadUncommitted)]
+    isolation_level: Isolation,
     /// What is printed of a record: `json`, or a text with {key}, {value}, {headers}, {offset}, {partition}, {topic},
     /// {timestamp} (milliseconds), {time} (RFC 3339), \t and \n
     #[arg(long, default_value = "{value}", value_parser = format::parse)]
@@ -76,12 +79,14 @@ pub fn run(args: Args) -> Result<(), Failure> {
         .flat_map(|topic| topic.partitions.iter().map(|partition| (topic.name.clone(), partition.index)))
         .collect();
     let interrupted = watch_signals()?;
+    let isolation = args.isolation_level;
     let limits = Limits {
         messages_max: args.max_messages.unwrap_or(u64::MAX),
         idle_max: args.timeout_ms.map(Duration::from_millis),
     };
     // Asked before anything is read, so that what is produced meanwhile does not count.
-    let ends = if args.no_follow { Some(start::resolve(&mut client, &all, Start::End)?) } else { None };
+    let ends =
+        if args.no_follow { Some(start::resolve(&mut client, &all, Start::End, isolation)?) } else { None };
     let format = if args.json { Format::Json } else { args.format.clone() };
     let mut printer = Printer::new(format, args.encoding);
     if limits.messages_max == 0 {
@@ -89,7 +94,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     match &args.group {
         Some(group) => {
-            let mut member = Member::new(group, &args.topics, args.from);
+            let mut member = Member::new(group, &args.topics, args.from, isolation);
             let read =
                 read_as_member(&mut client, &mut member, &limits, ends.as_ref(), &mut printer, &interrupted);
             printer.finish();
@@ -99,8 +104,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
         }
         None => {
             let wanted = selected(&all, &args.partition)?;
-            let positions = start::resolve(&mut client, &wanted, args.from)?;
-            let mut fetcher = Fetcher::new(positions);
+            let positions = start::resolve(&mut client, &wanted, args.from, isolation)?;
+            let mut fetcher = Fetcher::new(positions, isolation);
             let read =
                 read_alone(&mut client, &mut fetcher, &limits, ends.as_ref(), &mut printer, &interrupted);
             printer.finish();
@@ -166,12 +171,12 @@ fn read_as_member(
     printer: &mut Printer,
     interrupted: &AtomicBool,
 ) -> Result<(), Failure> {
-    let mut fetcher = Fetcher::new(BTreeMap::new());
+    let mut fetcher = Fetcher::new(BTreeMap::new(), member.isolation());
     while !limits.reached(printer, interrupted) {
         if member.must_join() {
             // What was printed is committed before somebody else begins there.
             member.commit(client, fetcher.positions())?;
-            fetcher = Fetcher::new(member.join(client)?);
+            fetcher = Fetcher::new(member.join(client)?, member.isolation());
             printer.last_record = Instant::now();
         }
         if member.is_assigned() && is_past(fetcher.positions(), ends) {

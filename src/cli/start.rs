@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::client::Client;
-use super::cluster::{self, EARLIEST, LATEST, TopicPartition};
+use super::cluster::{self, EARLIEST, Isolation, LATEST, TopicPartition};
 use super::failure::Failure;
 use crate::record::rfc3339::parse_rfc3339;
 
@@ -40,18 +40,21 @@ pub fn resolve(
     client: &mut Client,
     partitions: &[TopicPartition],
     start: Start,
+    isolation: Isolation,
 ) -> Result<BTreeMap<TopicPartition, i64>, Failure> {
+    let offsets =
+        |client: &mut Client, wanted: &BTreeMap<_, _>| cluster::isolated_offsets(client, wanted, isolation);
     let at = |time| partitions.iter().map(|place| (place.clone(), time)).collect();
     match start {
-        Start::Beginning => cluster::offsets(client, &at(EARLIEST)),
-        Start::End => cluster::offsets(client, &at(LATEST)),
+        Start::Beginning => offsets(client, &at(EARLIEST)),
+        Start::End => offsets(client, &at(LATEST)),
         Start::Offset(offset) => Ok(at(offset)),
         Start::Time(ms) => {
-            let mut found = cluster::offsets(client, &at(ms))?;
+            let mut found = offsets(client, &at(ms))?;
             let missing = found.iter().filter(|(_, offset)| **offset < 0);
             let ends: BTreeMap<_, _> = missing.map(|(place, _)| (place.clone(), LATEST)).collect();
             if !ends.is_empty() {
-                found.extend(cluster::offsets(client, &ends)?);
+                found.extend(offsets(client, &ends)?);
             }
             Ok(found)
         }

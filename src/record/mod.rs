@@ -10,6 +10,7 @@ pub mod builder; // records to batch bytes
 pub mod compression; // the four codecs as Kafka frames them, bounded
 pub mod control; // the markers that end transactions
 pub mod crc32c; // the checksum of a batch
+pub mod isolation; // what a reader of committed data leaves out
 pub mod partitioner; // the partition of a key
 pub mod records; // the records inside a batch
 pub mod rfc3339; // timestamps as people write them

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use super::Printer;
 use super::format::Shown;
 use crate::cli::client::{Client, To};
-use crate::cli::cluster::{self, EARLIEST, LATEST, TopicPartition, named};
+use crate::cli::cluster::{self, EARLIEST, Isolation, LATEST, TopicPartition, named};
 use crate::cli::failure::{FAILED, Failure};
 use crate::protocol::ErrorCode;
 use crate::protocol::messages::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
 use crate::protocol::messages::fetch_response::PartitionData;
 use crate::record::compression::DECOMPRESSED_BYTES_MAX_DEFAULT;
+use crate::record::isolation::Aborted;
 use crate::record::{Decompressor, batches};
 
 /// The last version in which topics go by name.
@@ -25,15 +26,17 @@ pub struct Fetcher {
     positions: BTreeMap<TopicPartition, i64>,
     /// Empty: to be asked.
     leaders: BTreeMap<TopicPartition, i32>,
+    isolation: Isolation,
     decompressor: Decompressor,
     scratch: Vec<u8>,
 }
 
 impl Fetcher {
-    pub fn new(positions: BTreeMap<TopicPartition, i64>) -> Fetcher {
+    pub fn new(positions: BTreeMap<TopicPartition, i64>, isolation: Isolation) -> Fetcher {
         Fetcher {
             positions,
             leaders: BTreeMap::new(),
+            isolation,
             decompressor: Decompressor::new(),
             scratch: Vec::new(),
         }
@@ -132,6 +135,7 @@ impl Fetcher {
             max_wait_ms,
             min_bytes: 1,
             max_bytes: BYTES_MAX,
+            isolation_level: self.isolation.level(),
             topics: topics.collect(),
             ..FetchRequest::default()
         }
@@ -167,12 +171,15 @@ impl Fetcher {
         let corrupt = |offset: i64, error: &dyn std::fmt::Display| {
             Failure::new(FAILED, format!("{}: at offset {offset}: {error}", named(place)))
         };
+        let transactions = partition.aborted_transactions.iter().flatten();
+        let mut aborted = Aborted::new(transactions.map(|txn| (txn.producer_id, txn.first_offset)));
         let mut walk = batches(bytes);
         for batch in &mut walk {
             let batch = batch.map_err(|error| corrupt(*position, &error))?;
             let header = *batch.header();
             batch.check_crc().map_err(|error| corrupt(header.base_offset, &error))?;
-            if header.is_control() {
+            let skipped = aborted.skips(&batch).map_err(|error| corrupt(header.base_offset, &error))?;
+            if header.is_control() || skipped {
                 *position = (*position).max(header.next_offset());
                 continue;
             }

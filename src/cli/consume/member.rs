@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::cli::client::{Client, To};
-use crate::cli::cluster::{self, TopicPartition};
+use crate::cli::cluster::{self, Isolation, TopicPartition};
 use crate::cli::failure::{FAILED, Failure};
 use crate::cli::groups;
 use crate::cli::start::{self, Start};
@@ -35,6 +35,7 @@ pub struct Member {
     group: String,
     topics: Vec<String>,
     from: Start,
+    isolation: Isolation,
     /// Empty before the first join and once the group has forgotten us.
     id: String,
     generation: i32,
@@ -46,7 +47,7 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn new(group: &str, topics: &[String], from: Start) -> Member {
+    pub fn new(group: &str, topics: &[String], from: Start, isolation: Isolation) -> Member {
         let mut topics = topics.to_vec();
         topics.sort();
         topics.dedup();
@@ -54,6 +55,7 @@ impl Member {
             group: group.to_owned(),
             topics,
             from,
+            isolation,
             id: String::new(),
             generation: -1,
             must_join: true,
@@ -71,6 +73,10 @@ impl Member {
     /// Whether any partition is ours.
     pub fn is_assigned(&self) -> bool {
         self.assigned
+    }
+
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
     }
 
     /// Joins, waits for the others, and answers where to begin in each partition that is ours now.
@@ -97,7 +103,7 @@ impl Member {
         }
         self.committed = positions.clone();
         if !fresh.is_empty() {
-            positions.extend(start::resolve(client, &fresh, self.from)?);
+            positions.extend(start::resolve(client, &fresh, self.from, self.isolation)?);
         }
         Ok(positions)
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::check_empty;
 use crate::cli::client::Client;
-use crate::cli::cluster::{self, EARLIEST, LATEST, TopicPartition};
+use crate::cli::cluster::{self, EARLIEST, Isolation, LATEST, TopicPartition};
 use crate::cli::failure::Failure;
 use crate::cli::groups::{self, Committed};
 use crate::cli::output;
@@ -117,7 +117,7 @@ fn new_offsets(
     let starts = cluster::offsets(client, &at(EARLIEST))?;
     let ends = cluster::offsets(client, &at(LATEST))?;
     let mut offsets = match (args.to, args.shift_by) {
-        (Some(start), _) => start::resolve(client, places, start)?,
+        (Some(start), _) => start::resolve(client, places, start, Isolation::ReadUncommitted)?,
         (None, shift) => {
             let mut shifted = BTreeMap::new();
             for place in places {
