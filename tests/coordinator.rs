@@ -1,0 +1,14 @@
+//! Transactions against the built binary, one request at a time over a socket of the test's own.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+#[path = "coordinator/broker.rs"]
+mod broker;
+#[path = "coordinator/client.rs"]
+mod client;
+#[path = "coordinator/journal.rs"]
+mod journal;
+#[path = "coordinator/kills.rs"]
+mod kills;
+#[path = "coordinator/producer.rs"]
+mod producer;
