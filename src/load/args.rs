@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, ValueEnum};
 
+use super::curve::Points;
+use super::objective::Objective;
 use super::units::{Rate, parse_bytes, parse_cores, parse_duration_ns};
 
 /// Load any Kafka broker, measure latency against the plan, and check every record.
@@ -52,11 +54,46 @@ pub struct Args {
     #[arg(long, default_value = "none", value_name = "none|random|N")]
     pub keys: String,
     /// Records arrive at this rate, whatever the broker does: records a second, or bytes (100MB/s)
-    #[arg(long, conflicts_with = "max")]
+    #[arg(long, conflicts_with_all = ["max", "trace"])]
     pub rate: Option<Rate>,
     /// As many as the requests in flight allow (the default)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "trace")]
     pub max: bool,
+    /// How records arrive at --rate: evenly, independently of each other, or in bursts
+    #[arg(long, default_value = "constant", value_name = "PROCESS")]
+    pub arrivals: ArrivalsArg,
+    /// With --arrivals burst: a burst so often
+    #[arg(long, default_value = "1s", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub burst_every: u64,
+    /// With --arrivals burst: a burst's records come evenly within this time; 0: at once
+    #[arg(long, default_value = "0", value_parser = parse_duration_ns, value_name = "TIME")]
+    pub burst_within: u64,
+    /// Records arrive as in this file: lines SECONDS,RECORDS, that many from this time to the next line's (0 records ends it).
+    /// Played once, warm-up included; with a longer --duration over and over
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Play the trace this many times as fast
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    pub trace_speed: f64,
+
+    /// Search the highest rate that holds this latency: p99.9<5ms, e2e:p99<10ms, max<1s; may be repeated, all have to hold.
+    /// Each trial lasts --duration behind --warmup; the closed loop's rate is the first guess
+    #[arg(long, value_name = "OBJECTIVE", conflicts_with_all = ["rate", "max", "records", "curve"])]
+    pub search: Vec<Objective>,
+    /// How close the search comes: the rate that fails is at most this much above the one that holds, in percent (0.5 to 50)
+    #[arg(long, default_value_t = 5.0, value_name = "PERCENT")]
+    pub search_precision: f64,
+    /// Runs in which the rate that was found has to hold (1 to 100)
+    #[arg(long, default_value_t = 5, value_name = "RUNS")]
+    pub search_confirm: u32,
+    /// Latency at these offered rates: 10k,20k,50MB/s; 25%,50%,90% of what the closed loop reaches; or a number of points
+    /// up to it
+    #[arg(long, value_name = "RATES", conflicts_with_all = ["rate", "max", "records"])]
+    pub curve: Option<Points>,
+    /// Runs of the same settings (of each point of a curve), one after the other (1 to 1000)
+    #[arg(long, default_value_t = 1, value_name = "RUNS", conflicts_with = "search")]
+    pub repeat: u32,
+
     /// The largest batch
     #[arg(long, default_value = "16KiB", value_parser = parse_bytes, value_name = "BYTES")]
     pub batch_bytes: u64,
@@ -129,16 +166,20 @@ pub struct Args {
     #[arg(long)]
     pub seed: Option<u64>,
 
-    /// A broker on this machine: its CPU time and memory are reported too
+    /// The broker's process on this machine: its CPU time and memory are reported too. Found by itself where the broker listens
+    /// on a loopback address and the process may be looked at
     #[arg(long)]
     pub broker_pid: Option<u32>,
     /// Write the report as JSON (- for standard output)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write the report as one HTML page with plots, which loads nothing from anywhere
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Write the latencies, second by second, as a HdrHistogram log
     #[arg(long, value_name = "FILE")]
     pub hdr: Option<PathBuf>,
-    /// Write a line a second: throughput and latency over time
+    /// Write a line a second: throughput and latency over time; of a search, a curve or repeated runs, a line a run
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// No table
@@ -154,6 +195,13 @@ pub enum AcksArg {
     Leader,
     #[value(name = "all", alias = "-1")]
     All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ArrivalsArg {
+    Constant,
+    Poisson,
+    Burst,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

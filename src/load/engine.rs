@@ -8,9 +8,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::admin::{Admin, End};
+use super::arrivals::Arrivals;
 use super::batch::ProducerId;
 use super::cluster::{ClusterMap, Shared};
-use super::machine::ProcessUsage;
+use super::machine::{HostUsage, Noise, ProcessUsage, listener_pid};
 use super::options::{Options, Pace, SECOND_NS};
 use super::output::Outputs;
 use super::payload::mix;
@@ -178,11 +179,12 @@ impl<I: Io> Run<I> {
         outputs: &mut Outputs,
     ) -> Result<Measured, String> {
         let mut measured = Measured::default();
+        let broker_pid = self.broker_pid(options);
         let (mut last_refresh_ns, mut produced_ns) = (0, None);
         loop {
             match intervals.recv_timeout(POLL) {
                 Ok(interval) => {
-                    outputs.add(&interval)?;
+                    outputs.add(&interval);
                     if interval.second >= 0 {
                         measured.latencies.merge(&interval.latencies);
                     }
@@ -193,8 +195,8 @@ impl<I: Io> Run<I> {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             let now_ns = self.admin.tick();
-            if measured.broker_before.is_none() && now_ns >= phases.measure_ns {
-                measured.broker_before = options.broker_pid.and_then(ProcessUsage::read);
+            if measured.before.is_none() && now_ns >= phases.measure_ns {
+                measured.before = Some(Usage::read(broker_pid));
             }
             if now_ns >= last_refresh_ns + REFRESH_NS_MIN && shared.take_refresh() {
                 last_refresh_ns = now_ns;
@@ -218,7 +220,7 @@ impl<I: Io> Run<I> {
             if threads.iter().all(JoinHandle::is_finished) {
                 // What they sent last is taken before the channel says it is empty.
                 while let Ok(interval) = intervals.try_recv() {
-                    outputs.add(&interval)?;
+                    outputs.add(&interval);
                     if interval.second >= 0 {
                         measured.latencies.merge(&interval.latencies);
                     }
@@ -227,8 +229,20 @@ impl<I: Io> Run<I> {
                 break;
             }
         }
-        measured.broker_after = options.broker_pid.and_then(ProcessUsage::read);
+        measured.after = Some(Usage::read(broker_pid));
         Ok(measured)
+    }
+
+    /// The process to measure: the one that was named, or the only broker, on this machine.
+    fn broker_pid(&self, options: &Options) -> Option<u32> {
+        let mut addresses = self.map.brokers.values();
+        let found = addresses.next().filter(|_| addresses.next().is_none());
+        options.broker_pid.or_else(|| listener_pid(*found?))
+    }
+
+    /// Whether no broker is on this machine, as far as its address tells.
+    fn is_remote(&self) -> bool {
+        self.map.brokers.values().all(|address| !address.ip().is_loopback())
     }
 
     /// Where the readers may stop: the end of the log, and of what was acknowledged where that is further.
@@ -269,7 +283,8 @@ impl<I: Io> Run<I> {
         };
         let verification = (options.verify && options.consumers > 0)
             .then(|| compare(self.run, sent.iter().map(|(key, sent)| (*key, sent)), &checks, allowed));
-        let broker = measured.broker_before.zip(measured.broker_after);
+        let usage = measured.before.zip(measured.after);
+        let broker = usage.and_then(|(before, after)| before.broker.zip(after.broker));
         let gathered = Gathered {
             started_ms,
             measure_ns: phases.measure_ns,
@@ -282,6 +297,8 @@ impl<I: Io> Run<I> {
                 (after.cpu_seconds - before.cpu_seconds, after.rss_bytes, after.rss_peak_bytes)
             }),
             verification,
+            noise: usage.and_then(|(before, after)| Usage::noise(&before, &after, self.is_remote())),
+            seconds: outputs.take_seconds(),
             undrained: if options.consumers > 0 { undrained } else { 0 },
             last_error,
         };
@@ -297,9 +314,13 @@ impl<I: Io> Run<I> {
     }
 
     fn asked(&self, options: &Options) -> Asked {
-        let (mode, records_per_second) = match options.pace {
-            Pace::Fixed(rate) => ("fixed rate, open loop", Some(rate)),
-            Pace::Max => ("maximum throughput, closed loop", None),
+        let (mode, arrivals, records_per_second) = match &options.pace {
+            Pace::Open(arrivals) => ("fixed rate, open loop", arrivals.name(), Some(arrivals.rate())),
+            Pace::Max => ("maximum throughput, closed loop", "closed loop", None),
+        };
+        let burst = match options.pace {
+            Pace::Open(Arrivals::Burst { every_ns, within_ns, .. }) => Some((every_ns, within_ns)),
+            _ => None,
         };
         Asked {
             bootstrap: options.bootstrap.join(","),
@@ -308,6 +329,9 @@ impl<I: Io> Run<I> {
             topic_configs: options.topic.configs.iter().cloned().collect::<BTreeMap<_, _>>(),
             mode,
             records_per_second,
+            arrivals,
+            burst_every_ns: burst.map(|burst| burst.0),
+            burst_within_ns: burst.map(|burst| burst.1),
             acks: options.acks.name(),
             idempotent: options.idempotent,
             compression: options.codec.name(),
@@ -337,6 +361,33 @@ impl<I: Io> Run<I> {
 struct Measured {
     latencies: Latencies,
     counts: Counts,
-    broker_before: Option<ProcessUsage>,
-    broker_after: Option<ProcessUsage>,
+    before: Option<Usage>,
+    after: Option<Usage>,
+}
+
+/// What the machine and the processes of the run have used up to a moment.
+#[derive(Clone, Copy)]
+struct Usage {
+    host: Option<HostUsage>,
+    own: Option<ProcessUsage>,
+    broker: Option<ProcessUsage>,
+}
+
+impl Usage {
+    fn read(broker_pid: Option<u32>) -> Usage {
+        Usage {
+            host: HostUsage::read(),
+            own: ProcessUsage::read(std::process::id()),
+            broker: broker_pid.and_then(ProcessUsage::read),
+        }
+    }
+
+    fn noise(before: &Usage, after: &Usage, remote: bool) -> Option<Noise> {
+        let used = |before: Option<ProcessUsage>, after: Option<ProcessUsage>| {
+            Some(after?.cpu_seconds - before?.cpu_seconds)
+        };
+        let broker = used(before.broker, after.broker).or(remote.then_some(0.0));
+        let ours = used(before.own, after.own).zip(broker).map(|(own, broker)| own + broker);
+        Some(Noise::between(before.host?, after.host?, ours))
+    }
 }

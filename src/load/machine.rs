@@ -1,6 +1,7 @@
 //! The machine a run was made on, and what a broker on it used. Read from `/proc`; what cannot be read is left empty.
 
 use std::fs::read_to_string;
+use std::net::SocketAddr;
 
 use serde::Serialize;
 
@@ -64,6 +65,88 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((user + system) / TICKS_PER_SECOND)
 }
 
+/// What all of the machine's cores did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct HostUsage {
+    busy_seconds: f64,
+    /// Taken by the hypervisor for others.
+    steal_seconds: f64,
+    all_seconds: f64,
+}
+
+impl HostUsage {
+    pub fn read() -> Option<HostUsage> {
+        HostUsage::parse(&read_to_string("/proc/stat").ok()?)
+    }
+
+    fn parse(stat: &str) -> Option<HostUsage> {
+        let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().take(8);
+        let ticks: Vec<f64> = fields.map(|field| field.parse().ok()).collect::<Option<_>>()?;
+        let &[user, nice, system, idle, io_wait, irq, soft_irq, steal] = ticks.as_slice() else {
+            return None;
+        };
+        let busy = user + nice + system + irq + soft_irq;
+        Some(HostUsage {
+            busy_seconds: busy / TICKS_PER_SECOND,
+            steal_seconds: steal / TICKS_PER_SECOND,
+            all_seconds: (busy + idle + io_wait + steal) / TICKS_PER_SECOND,
+        })
+    }
+}
+
+/// How much of the machine went to anything else while it was measured; parts of all its cores, from 0 to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Noise {
+    /// Taken by processes other than the generator and the broker; `None` where the broker is on this machine and its process
+    /// is not known, or may be.
+    pub other_cpu: Option<f64>,
+    /// Taken by the hypervisor for other machines.
+    pub steal_cpu: f64,
+}
+
+impl Noise {
+    /// Between two looks; `ours_seconds` is what generator and broker used, if both are known.
+    pub fn between(before: HostUsage, after: HostUsage, ours_seconds: Option<f64>) -> Noise {
+        let all = (after.all_seconds - before.all_seconds).max(f64::MIN_POSITIVE);
+        let busy = after.busy_seconds - before.busy_seconds;
+        Noise {
+            other_cpu: ours_seconds.map(|ours| ((busy - ours) / all).clamp(0.0, 1.0)),
+            steal_cpu: ((after.steal_seconds - before.steal_seconds) / all).clamp(0.0, 1.0),
+        }
+    }
+}
+
+/// The process of this machine that listens on a loopback address, if it may be looked at.
+pub fn listener_pid(address: SocketAddr) -> Option<u32> {
+    if !address.ip().is_loopback() {
+        return None;
+    }
+    let sockets: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| read_to_string(path).ok())
+        .flat_map(|text| listening_inodes(&text, address.port()))
+        .map(|inode| format!("socket:[{inode}]"))
+        .collect();
+    let pids = std::fs::read_dir("/proc").ok()?.flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files
+            .filter_map(|file| std::fs::read_link(file.path()).ok())
+            .any(|link| link.to_str().is_some_and(|link| sockets.iter().any(|socket| socket == link)))
+    })
+}
+
+/// Inodes of the sockets that listen on a port: field 2 is `ADDRESS:PORT` in hexadecimal, 4 the state (0A: listening), 10 the inode.
+fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
+    let line = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        let (_, hex) = fields.get(1)?.rsplit_once(':')?;
+        let listens = fields.get(3) == Some(&"0A") && u16::from_str_radix(hex, 16) == Ok(port);
+        fields.get(9).filter(|_| listens)?.parse().ok()
+    };
+    table.lines().filter_map(line).collect()
+}
+
 fn kilobytes(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_ascii_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
@@ -79,6 +162,28 @@ mod tests {
         assert_eq!(cpu_seconds(stat), Some(3.0));
         assert_eq!(kilobytes("VmHWM:\t  20 kB\nVmRSS:\t  10 kB\n", "VmRSS:"), Some(10_240));
         assert_eq!(cpu_seconds("12 (x"), None);
+    }
+
+    #[test]
+    fn what_others_used_is_what_is_left() {
+        let host = |text: &str| HostUsage::parse(text).unwrap();
+        let before = host("cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1");
+        let after = host("cpu  200 0 200 1400 0 50 50 100 0 0\n");
+        let noise = Noise::between(before, after, Some(2.5));
+        assert!((noise.other_cpu.unwrap() - 0.05).abs() < 1e-9 && (noise.steal_cpu - 0.1).abs() < 1e-9);
+        assert_eq!(Noise::between(before, after, None).other_cpu, None);
+        assert_eq!(Noise::between(before, after, Some(9.0)).other_cpu, Some(0.0));
+        assert!(HostUsage::parse("cpu 1 2").is_none() && HostUsage::read().is_some());
+    }
+
+    #[test]
+    fn a_listener_is_found_by_its_port() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert_eq!(listener_pid(address), Some(std::process::id()));
+        drop(listener);
+        assert_ne!(listener_pid(address), Some(std::process::id()));
+        assert_eq!(listener_pid("10.1.2.3:9092".parse().unwrap()), None);
     }
 
     #[test]

@@ -15,25 +15,34 @@
 
 pub mod admin; // what is asked before and after
 pub mod args; // the command line
+pub mod arrivals; // when records are meant to go
 pub mod audit; // whole logs against every acknowledgement
 pub mod batch; // record batches from templates
 pub mod cluster; // what the threads know of the cluster
+pub mod curve; // the rates of a latency curve
 pub mod engine; // a run from beginning to end
 pub mod fetcher; // the consuming half of a worker
+pub mod html; // reports as pages
 pub mod intervals; // sets of sequence numbers
 pub mod lane; // a connection with produce requests
 pub mod link; // one connection
 pub mod machine; // what it ran on
+pub mod many; // searches, curves, repetitions
+pub mod objective; // latencies that have to hold
 pub mod options; // the same as checked values
 pub mod output; // the files of a run
 pub mod payload; // what a record says of itself
+pub mod plot; // lines as SVG
 pub mod producer; // records to batches
 pub mod recorder; // histograms and counts
 pub mod report; // what a run says of itself
 pub mod request; // produce requests
 pub mod schedule; // when records arrive
+pub mod search; // the highest rate that holds
+pub mod seconds; // a run second by second
 pub mod sender; // the producing half of a worker
 pub mod table; // the report for people
+pub mod trace; // arrivals from a file
 pub mod turn; // the time of a turn and its records
 pub mod units; // rates, sizes, durations as people write them
 pub mod verify; // whether what was sent was read
@@ -57,9 +66,12 @@ pub mod exit {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    let outcome = options::Options::from_args(&args).and_then(|options| engine::run(&options));
+    let outcome = options::Options::from_args(&args).and_then(|options| match many::run(&args, &options) {
+        Some(verdict) => verdict,
+        None => engine::run(&options).map(|finished| finished.report.verdict),
+    });
     match outcome {
-        Ok(finished) => ExitCode::from(finished.report.verdict.exit_code()),
+        Ok(verdict) => ExitCode::from(verdict.exit_code()),
         Err(error) => {
             eprintln!("ringlog load: {error}");
             ExitCode::from(exit::NOT_RUN)

@@ -1,9 +1,12 @@
 //! What a run does, as checked values. Made from the command line, or directly by tests.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use super::args::{AcksArg, Args, CodecArg};
+use super::args::{AcksArg, Args, ArrivalsArg, CodecArg};
+use super::arrivals::Arrivals;
 use super::payload::IDENTITY_BYTES;
+use super::trace::Trace;
 use crate::record::{BATCH_OVERHEAD, Codec};
 
 pub const SECOND_NS: u64 = 1_000_000_000;
@@ -70,15 +73,16 @@ pub struct FetchOptions {
 #[derive(Clone, Debug, Default)]
 pub struct Outputs {
     pub json: Option<PathBuf>,
+    pub html: Option<PathBuf>,
     pub hdr: Option<PathBuf>,
     pub csv: Option<PathBuf>,
     pub quiet: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Pace {
-    /// Open loop: records a second, over all producers.
-    Fixed(f64),
+    /// Open loop.
+    Open(Arrivals),
     /// Closed by the requests in flight.
     Max,
 }
@@ -136,7 +140,7 @@ impl Keys {
 impl Options {
     pub fn from_args(args: &Args) -> Result<Options, String> {
         let record_bytes = args.record_size as usize;
-        let options = Options {
+        let mut options = Options {
             bootstrap: args.bootstrap.split(',').map(|address| address.trim().to_owned()).collect(),
             topic: TopicOptions {
                 name: args.topic.clone(),
@@ -152,10 +156,7 @@ impl Options {
             pin: args.pin.clone().unwrap_or_default(),
             record_bytes,
             keys: parse_keys(&args.keys)?,
-            pace: match args.rate {
-                Some(rate) => Pace::Fixed(rate.records_per_second(args.record_size)),
-                None => Pace::Max,
-            },
+            pace: pace(args)?,
             batch_bytes: args.batch_bytes as usize,
             linger_ns: args.linger,
             request_bytes_max: args.max_request_bytes as usize,
@@ -174,11 +175,7 @@ impl Options {
             },
             verify: !args.no_verify,
             warmup_ns: args.warmup,
-            length: match (args.duration, args.records) {
-                (Some(_), Some(_)) => return Err("give --duration or --records, not both".into()),
-                (None, Some(records)) => Length::Records(records),
-                (duration, None) => Length::DurationNs(duration.unwrap_or(10 * SECOND_NS)),
-            },
+            length: length(args)?,
             drain_timeout_ns: args.drain_timeout,
             lag_max_ns: args.max_lag,
             tick_ns: args.tick,
@@ -188,11 +185,19 @@ impl Options {
             keep_ledger: false,
             outputs: Outputs {
                 json: args.json.clone(),
+                html: args.html.clone(),
                 hdr: args.hdr.clone(),
                 csv: args.csv.clone(),
                 quiet: args.quiet,
             },
         };
+        if let (Pace::Open(Arrivals::Trace { trace, speed }), None, None) =
+            (&options.pace, args.duration, args.records)
+        {
+            let whole = (trace.length_ns() / speed) as u64;
+            let rest = whole.checked_sub(args.warmup).filter(|ns| *ns > 0);
+            options.length = Length::DurationNs(rest.ok_or("--warmup is longer than the trace")?);
+        }
         options.check()?;
         Ok(options)
     }
@@ -268,6 +273,44 @@ impl From<CodecArg> for Codec {
     }
 }
 
+fn pace(args: &Args) -> Result<Pace, String> {
+    if let Some(path) = &args.trace {
+        if !(args.trace_speed > 0.0 && args.trace_speed <= 1e6) {
+            return Err("--trace-speed is above 0 and at most 1e6".into());
+        }
+        let trace = Arc::new(Trace::read(path)?);
+        return Ok(Pace::Open(Arrivals::Trace { trace, speed: args.trace_speed }));
+    }
+    // A search and a curve set the rate themselves.
+    let sets_rate = !args.search.is_empty() || args.curve.is_some();
+    let rate = match args.rate {
+        Some(rate) => rate.records_per_second(args.record_size),
+        None if sets_rate => 1.0,
+        None if args.arrivals == ArrivalsArg::Constant => return Ok(Pace::Max),
+        None => return Err("--arrivals needs --rate, --search or --curve".into()),
+    };
+    Ok(Pace::Open(match args.arrivals {
+        ArrivalsArg::Constant => Arrivals::Constant { rate },
+        ArrivalsArg::Poisson => Arrivals::Poisson { rate },
+        ArrivalsArg::Burst => {
+            let (every_ns, within_ns) = (args.burst_every, args.burst_within);
+            if every_ns == 0 || within_ns > every_ns {
+                return Err("--burst-every is above 0, and --burst-within at most as long".into());
+            }
+            Arrivals::Burst { rate, every_ns, within_ns }
+        }
+    }))
+}
+
+fn length(args: &Args) -> Result<Length, String> {
+    match (args.duration, args.records) {
+        (Some(_), Some(_)) => Err("give --duration or --records, not both".into()),
+        (Some(0), None) => Err("--duration is above 0".into()),
+        (None, Some(records)) => Ok(Length::Records(records)),
+        (duration, None) => Ok(Length::DurationNs(duration.unwrap_or(10 * SECOND_NS))),
+    }
+}
+
 fn key_value(pair: &str) -> Result<(String, String), String> {
     let (key, value) = pair.split_once('=').ok_or_else(|| format!("`{pair}` is not KEY=VALUE"))?;
     Ok((key.trim().to_owned(), value.to_owned()))
@@ -305,11 +348,15 @@ pub(super) mod tests {
     #[test]
     fn a_line_becomes_values() {
         let it = options("--rate 100MB/s --record-size 1000 --keys 50 --acks 1 --compression lz4").unwrap();
-        assert_eq!(it.pace, Pace::Fixed(100_000.0));
+        assert_eq!(it.pace, Pace::Open(Arrivals::Constant { rate: 100_000.0 }));
         assert_eq!((it.keys, it.acks, it.codec), (Keys::Count(50), Acks::Leader, Codec::Lz4));
         assert_eq!(it.length, Length::DurationNs(10 * SECOND_NS));
         assert_eq!(options("--producers 3").unwrap().connections, 3);
         assert_eq!(options("").unwrap().pace, Pace::Max);
+        assert_eq!(
+            options("--rate 5k --arrivals burst --burst-every 100ms --burst-within 10ms").unwrap().pace,
+            Pace::Open(Arrivals::Burst { rate: 5000.0, every_ns: 100_000_000, within_ns: 10_000_000 })
+        );
     }
 
     #[test]
@@ -325,6 +372,13 @@ pub(super) mod tests {
             "--keys 0",
             "--create-config novalue",
             "--max-in-flight 0",
+            "--arrivals poisson",
+            "--rate 5 --arrivals burst --burst-every 1s --burst-within 2s",
+            "--rate 5 --trace somewhere",
+            "--trace /does/not/exist",
+            "--search p99<5ms --rate 5",
+            "--search p99<5ms --curve 5",
+            "--duration 0",
         ] {
             assert!(options(wrong).is_err(), "{wrong}");
         }

@@ -1,4 +1,4 @@
-//! The files of a run: a HdrHistogram log and a CSV, both second by second, and the JSON report at the end.
+//! The files of a run: a HdrHistogram log and a CSV, both second by second, and the report as JSON, page and table.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -8,21 +8,20 @@ use std::time::{Duration, SystemTime};
 
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
+use serde::Serialize;
 
 use super::options::{self, SECOND_NS};
-use super::recorder::{Counts, Interval, Latencies, Series};
-use super::report::{Percentiles, Report};
+use super::recorder::{Interval, Latencies, Series};
+use super::report::Report;
 use super::schedule::Phases;
-use super::table;
-
-/// Seconds of all threads are kept until the end: they come in any order.
-type Seconds = BTreeMap<i64, (Latencies, Counts)>;
+use super::seconds::{Moments, Second, Seconds};
+use super::{html, table};
 
 /// See the module.
 pub struct Outputs {
     options: options::Outputs,
     seconds: Seconds,
-    keep: bool,
+    histograms: BTreeMap<i64, Latencies>,
     /// When second 0 began.
     measure_ms: i64,
 }
@@ -30,56 +29,39 @@ pub struct Outputs {
 impl Outputs {
     /// Opens nothing yet, but finds out now whether the files can be written.
     pub fn open(options: &options::Outputs, started_ms: i64, phases: Phases) -> Result<Outputs, String> {
-        for path in [&options.json, &options.hdr, &options.csv].into_iter().flatten() {
-            if path != Path::new("-") {
-                File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            }
-        }
+        options.check()?;
         Ok(Outputs {
             options: options.clone(),
-            seconds: Seconds::new(),
-            keep: options.hdr.is_some() || options.csv.is_some(),
+            seconds: Seconds::new(options.hdr.is_some()),
+            histograms: BTreeMap::new(),
             measure_ms: started_ms + ((phases.measure_ns - phases.start_ns) / 1_000_000) as i64,
         })
     }
 
     /// Takes a second of one thread.
-    pub fn add(&mut self, interval: &Interval) -> Result<(), String> {
-        if self.keep {
-            let (latencies, counts) = self.seconds.entry(interval.second).or_default();
-            latencies.merge(&interval.latencies);
-            counts.add(&interval.counts);
-        }
-        Ok(())
+    pub fn add(&mut self, interval: &Interval) {
+        self.seconds.add(interval);
+    }
+
+    /// All seconds, for the report; none come after this.
+    pub fn take_seconds(&mut self) -> Vec<Second> {
+        let (seconds, histograms) = std::mem::take(&mut self.seconds).finish();
+        self.histograms = histograms;
+        seconds
     }
 
     /// Writes everything.
     pub fn finish(&mut self, report: &Report) -> Result<(), String> {
-        let error = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
         if let Some(path) = &self.options.hdr {
-            self.write_hdr(path).map_err(|why| error(path, &why))?;
+            self.write_hdr(path).map_err(|why| format!("{}: {why}", path.display()))?;
         }
         if let Some(path) = &self.options.csv {
-            self.write_csv(path).map_err(|why| error(path, &why))?;
+            let mut bytes = Vec::new();
+            self.csv(&report.seconds, &mut bytes).map_err(|why| format!("{}: {why}", path.display()))?;
+            options::Outputs::write(path, &bytes)?;
         }
-        if !self.options.quiet {
-            let text = table::render(report);
-            // The report itself belongs on standard output, unless the JSON is there.
-            if self.options.json.as_deref() == Some(Path::new("-")) {
-                eprint!("{text}");
-            } else {
-                print!("{text}");
-            }
-        }
-        if let Some(path) = &self.options.json {
-            let json = serde_json::to_string_pretty(report).map_err(|why| error(path, &why))?;
-            if path == Path::new("-") {
-                println!("{json}");
-            } else {
-                std::fs::write(path, json + "\n").map_err(|why| error(path, &why))?;
-            }
-        }
-        Ok(())
+        let page = || html::run_page(report);
+        self.options.finish(report, &table::render(report), page)
     }
 
     /// A line a second and series, as HistogramLogProcessor reads it (with `-tag`); values in nanoseconds.
@@ -94,7 +76,7 @@ impl Outputs {
             .with_max_value_divisor(1e6)
             .begin_log_with(&mut file, &mut serializer)
             .map_err(|error| error.to_string())?;
-        for (second, (latencies, _)) in self.seconds.range(0..) {
+        for (second, latencies) in &self.histograms {
             for series in Series::ALL {
                 let histogram = latencies.of(series);
                 if !histogram.is_empty() {
@@ -107,12 +89,7 @@ impl Outputs {
         file.flush().map_err(|error| error.to_string())
     }
 
-    fn write_csv(&self, path: &Path) -> Result<(), String> {
-        let mut file = BufWriter::new(File::create(path).map_err(|error| error.to_string())?);
-        self.csv(&mut file).and_then(|()| file.flush()).map_err(|error| error.to_string())
-    }
-
-    fn csv(&self, out: &mut impl Write) -> std::io::Result<()> {
+    fn csv(&self, seconds: &[Second], out: &mut impl Write) -> std::io::Result<()> {
         write!(out, "second,time_ms,acked,read,retries,connections_lost,failed")?;
         for series in Series::ALL {
             let name = series.name().replace('-', "_");
@@ -121,13 +98,12 @@ impl Outputs {
             }
         }
         writeln!(out)?;
-        for (second, (latencies, counts)) in &self.seconds {
-            let time_ms = self.measure_ms + second * (SECOND_NS / 1_000_000) as i64;
-            let acked = counts.acked + counts.unacknowledged;
-            write!(out, "{second},{time_ms},{acked},{},{}", counts.read, counts.retries)?;
-            write!(out, ",{},{}", counts.connections_lost, counts.failed)?;
+        for it in seconds {
+            let time_ms = self.measure_ms + it.second * (SECOND_NS / 1_000_000) as i64;
+            write!(out, "{},{time_ms},{},{},{}", it.second, it.acked, it.read, it.retries)?;
+            write!(out, ",{},{}", it.connections_lost, it.failed)?;
             for series in Series::ALL {
-                let it = Percentiles::of(latencies.of(series));
+                let it: Moments = it.latency.get(series.name()).copied().unwrap_or_default();
                 for ns in [it.p50_ns, it.p99_ns, it.p99_9_ns, it.max_ns] {
                     write!(out, ",{:.1}", ns as f64 / 1000.0)?;
                 }
@@ -135,5 +111,51 @@ impl Outputs {
             writeln!(out)?;
         }
         Ok(())
+    }
+}
+
+impl options::Outputs {
+    /// Whether every file can be written; makes them empty.
+    pub fn check(&self) -> Result<(), String> {
+        for path in [&self.json, &self.html, &self.hdr, &self.csv].into_iter().flatten() {
+            if path != Path::new("-") {
+                File::create(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the table to the terminal, and report and page where they were asked for.
+    pub fn finish(
+        &self,
+        report: &impl Serialize,
+        table: &str,
+        page: impl FnOnce() -> String,
+    ) -> Result<(), String> {
+        let to_stdout =
+            [&self.json, &self.html, &self.csv].into_iter().flatten().any(|path| path == Path::new("-"));
+        // The table belongs on standard output, unless a file is there.
+        match (self.quiet, to_stdout) {
+            (true, _) => {}
+            (false, true) => eprint!("{table}"),
+            (false, false) => print!("{table}"),
+        }
+        if let Some(path) = &self.html {
+            Self::write(path, page().as_bytes())?;
+        }
+        if let Some(path) = &self.json {
+            let json = serde_json::to_string_pretty(report);
+            let json = json.map_err(|error| format!("{}: {error}", path.display()))?;
+            Self::write(path, (json + "\n").as_bytes())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+        let written = match path == Path::new("-") {
+            true => std::io::stdout().lock().write_all(bytes),
+            false => std::fs::write(path, bytes),
+        };
+        written.map_err(|error| format!("{}: {error}", path.display()))
     }
 }

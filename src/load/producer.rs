@@ -165,7 +165,7 @@ impl Producer {
             number: number as u16,
             id,
             group,
-            schedule: Schedule::new(options.pace, options.length, phases, number, options.producers),
+            schedule: Schedule::new(&options.pace, options.length, phases, number, options.producers, seed),
             partitions: (0..partitions).map(|_| PartitionQueue::default()).collect(),
             // Producers begin at different partitions.
             current: number as usize % partitions,
@@ -255,6 +255,9 @@ impl Producer {
             }
         }
         let Some(batch) = queue.batches.back_mut() else { return false };
+        if !workshop.closed_loop {
+            recorder.planned(intended_ns);
+        }
         batch.push(&workshop.template, self.number, intended_ns, key);
         queue.sent.next_sequence += 1;
         workshop.buffered_bytes += workshop.record_bytes;
@@ -315,9 +318,9 @@ impl Producer {
             let open = self.partitions[self.current].batches.back().filter(|it| it.attempts == 0);
             let count = open.map_or(0, |batch| batch.count as u64);
             let ahead = (workshop.template.records_max() as u64).saturating_sub(count + 1);
-            if open.is_some() { self.schedule.arrival_ns(ahead) } else { self.schedule.arrival_ns(0) }
+            if open.is_some() { self.schedule.arrival_ns(ahead) } else { self.schedule.next_ns() }
         } else {
-            self.schedule.arrival_ns(0)
+            self.schedule.next_ns()
         };
         next.unwrap_or(u64::MAX)
     }

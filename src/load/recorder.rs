@@ -42,6 +42,9 @@ impl Series {
     }
 }
 
+/// How long the last records of a plan may take behind its end to count as acknowledged in time.
+const GRACE_NS: u64 = SECOND_NS / 10;
+
 /// The longest latency told apart.
 const LATENCY_NS_MAX: u64 = 4 * 3600 * SECOND_NS;
 
@@ -87,6 +90,10 @@ pub struct Counts {
     pub acked_measured: u64,
     pub read_measured: u64,
     pub sent_measured: u64,
+    /// Acknowledged within the grace behind the measured time.
+    pub acked_at_once_after: u64,
+    /// Taken from an open plan, and meant for the measured time.
+    pub planned_measured: u64,
     pub requests: u64,
     pub batches: u64,
     pub wire_bytes: u64,
@@ -118,6 +125,8 @@ impl Counts {
         self.acked_measured += other.acked_measured;
         self.read_measured += other.read_measured;
         self.sent_measured += other.sent_measured;
+        self.acked_at_once_after += other.acked_at_once_after;
+        self.planned_measured += other.planned_measured;
         self.requests += other.requests;
         self.batches += other.batches;
         self.wire_bytes += other.wire_bytes;
@@ -212,12 +221,20 @@ impl Recorder {
         }
     }
 
+    /// A record was taken from an open plan.
+    #[inline]
+    pub fn planned(&mut self, intended_ns: u64) {
+        self.counts.planned_measured += u64::from(self.phases.is_measured(intended_ns));
+    }
+
     pub fn acked(&mut self, now_ns: u64, records: u64) {
         self.counts.acked += records;
         if now_ns >= self.phases.measure_ns {
             self.counts.acked_measured += records;
             if now_ns < self.phases.stop_ns {
                 self.counts.acked_in_window += records;
+            } else if now_ns - self.phases.stop_ns < GRACE_NS {
+                self.counts.acked_at_once_after += records;
             }
         }
         self.counts.last_ack_ns = now_ns;

@@ -8,12 +8,13 @@ use serde::Serialize;
 
 use super::admin::error_name;
 use super::exit;
-use super::machine::Machine;
+use super::machine::{Machine, Noise};
 use super::options::{Options, Pace, SECOND_NS};
 use super::recorder::{Counts, Latencies, Series};
+use super::seconds::Second;
 use super::verify::Verdict;
 
-/// Below this part of the offered rate, the broker did not keep up.
+/// Below this part of what was offered, the broker did not keep up.
 const SUSTAINED: f64 = 0.99;
 const NS: f64 = SECOND_NS as f64;
 
@@ -140,7 +141,12 @@ pub struct Asked {
     pub partitions: usize,
     pub topic_configs: BTreeMap<String, String>,
     pub mode: &'static str,
+    /// In the mean; `None` in the closed loop.
     pub records_per_second: Option<f64>,
+    /// `constant`, `poisson`, `burst`, `trace`, or `closed loop`.
+    pub arrivals: &'static str,
+    pub burst_every_ns: Option<u64>,
+    pub burst_within_ns: Option<u64>,
     pub acks: &'static str,
     pub idempotent: bool,
     pub compression: &'static str,
@@ -165,6 +171,8 @@ pub struct Asked {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// Always `run`; files of several runs are [`super::many::Document`].
+    pub kind: &'static str,
     pub ringlog_version: &'static str,
     pub started_ms: i64,
     pub verdict: RunVerdict,
@@ -172,7 +180,9 @@ pub struct Report {
     pub asked: Asked,
     pub machine: Machine,
     pub measured_seconds: f64,
-    /// The rate the plan asked for was reached; `None` in the closed loop.
+    /// Records of the plan that were meant for the measured time; `None` in the closed loop.
+    pub offered_records: Option<u64>,
+    /// What the plan offered was acknowledged as it came; `None` in the closed loop.
     pub sustained: Option<bool>,
     pub produced: Option<Produced>,
     pub consumed: Option<Flow>,
@@ -181,7 +191,12 @@ pub struct Report {
     pub generator: Generator,
     pub broker: Option<Broker>,
     pub verification: Option<Verdict>,
+    /// What else took the machine's time.
+    pub noise: Option<Noise>,
     pub last_error: Option<String>,
+    /// By series: quantiles (0 to 1) and nanoseconds, as far as the samples reach.
+    pub distribution: BTreeMap<&'static str, Vec<(f64, u64)>>,
+    pub seconds: Vec<Second>,
 }
 
 /// What the collecting thread has gathered.
@@ -197,6 +212,8 @@ pub struct Gathered {
     pub broker: Option<(f64, u64, u64)>,
     pub verification: Option<Verdict>,
     pub undrained: usize,
+    pub noise: Option<Noise>,
+    pub seconds: Vec<Second>,
     pub last_error: Option<String>,
 }
 
@@ -218,18 +235,22 @@ impl Report {
             .map(|series| (series.name(), Percentiles::of(it.latencies.of(series))))
             .collect();
         let lag = Percentiles::of(it.latencies.of(Series::Lag));
-        let sustained = match options.pace {
-            Pace::Fixed(rate) => produced.as_ref().map(|it| it.flow.records_per_second >= SUSTAINED * rate),
-            Pace::Max => None,
-        };
+        let open_loop = options.pace != Pace::Max && options.producers > 0;
+        let offered = counts.planned_measured + counts.never_sent;
+        let sustained = open_loop.then(|| is_sustained(options, counts, offered));
         let (verdict, reasons) = judge(options, &it, &lag);
+        let measured = Series::ALL.into_iter().filter(|series| !it.latencies.of(*series).is_empty());
+        let distribution =
+            measured.map(|series| (series.name(), distribution(it.latencies.of(series)))).collect();
         Report {
+            kind: "run",
             ringlog_version: env!("CARGO_PKG_VERSION"),
             started_ms: it.started_ms,
             verdict,
             reasons,
             machine: Machine::read(),
             measured_seconds: window(counts.last_ack_ns.max(counts.last_read_ns)),
+            offered_records: open_loop.then_some(offered),
             sustained,
             produced,
             consumed,
@@ -248,9 +269,38 @@ impl Report {
             }),
             asked: it.asked,
             verification: it.verification,
+            noise: it.noise,
             last_error: it.last_error,
+            distribution,
+            seconds: it.seconds,
         }
     }
+}
+
+/// Whether what the plan offered was acknowledged as it came; the last records may take a moment behind the end.
+fn is_sustained(options: &Options, counts: &Counts, offered: u64) -> bool {
+    let in_time = match options.acks {
+        super::options::Acks::None => counts.sent_measured,
+        _ => counts.acked_in_window + counts.acked_at_once_after,
+    };
+    counts.never_sent == 0 && in_time as f64 >= SUSTAINED * offered as f64
+}
+
+/// Quantiles of a series, ever finer towards the end, as far as the samples tell them apart.
+fn distribution(histogram: &Histogram<u64>) -> Vec<(f64, u64)> {
+    const STEPS: i32 = 8;
+    let finest = 1.0 / histogram.len() as f64;
+    let mut points = vec![(0.0, histogram.min())];
+    for step in 1.. {
+        // Eight points for each further nine.
+        let above = 10f64.powf(-f64::from(step) / f64::from(STEPS));
+        if above < finest {
+            break;
+        }
+        points.push((1.0 - above, histogram.value_at_quantile(1.0 - above)));
+    }
+    points.push((1.0, histogram.max()));
+    points
 }
 
 fn produced(options: &Options, counts: &Counts, seconds: f64) -> Produced {

@@ -46,6 +46,7 @@ pub struct Sender {
     shape: ProduceShape,
     settings: Settings,
     run: u32,
+    seed: u64,
     compressor: Compressor,
     writer: Writer,
     spare: Vec<Vec<Batch>>,
@@ -128,6 +129,7 @@ impl Sender {
             touched: Vec::new(),
             ledger: options.keep_ledger.then(Vec::new),
             run,
+            seed,
             last_error: None,
         }
     }
@@ -137,7 +139,7 @@ impl Sender {
         for producer in &mut self.producers {
             let number = u32::from(producer.number);
             producer.schedule =
-                Schedule::new(options.pace, options.length, phases, number, options.producers);
+                Schedule::new(&options.pace, options.length, phases, number, options.producers, self.seed);
         }
     }
 
@@ -417,7 +419,7 @@ impl Sender {
     /// Takes no more from the plan. With `late`, what it still holds counts as never sent, and its latency as what it is by now.
     pub fn stop(&mut self, late: bool, turn: &mut Turn<'_>) {
         for producer in &mut self.producers {
-            while let Some(intended) = producer.schedule.arrival_ns(0).filter(|_| late) {
+            while let Some(intended) = producer.schedule.next_ns().filter(|_| late) {
                 let behind = turn.now_ns.saturating_sub(intended);
                 turn.recorder.latency(Series::Ack, intended, behind, 1);
                 producer.schedule.take(turn.now_ns);

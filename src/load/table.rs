@@ -4,15 +4,75 @@ use std::fmt::Write;
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 
-use super::report::{Flow, Percentiles, Report, RunVerdict};
+use super::machine::Machine;
+use super::many::{Document, Searched};
+use super::report::{Asked, Flow, Percentiles, Report, RunVerdict};
 
 pub fn render(report: &Report) -> String {
     let mut out = String::new();
-    let asked = &report.asked;
-    let machine = &report.machine;
+    heading(&report.asked, &report.machine, &mut out);
+    let _ = writeln!(out, "\n{}", flows(report));
+    if !report.latency.is_empty() {
+        let _ = writeln!(out, "{}", latencies(report));
+    }
+    let _ = writeln!(out, "{}", costs(report));
+    verification(report, &mut out);
+    if let Some(noise) = &report.noise {
+        let other = noise.other_cpu.map_or("unknown".into(), |part| format!("{:.1} %", part * 100.0));
+        let steal = noise.steal_cpu * 100.0;
+        let _ = writeln!(out, "machine: {other} taken by other processes, {steal:.1} % by the hypervisor");
+    }
+    closing(report.verdict, &report.reasons, &mut out);
+    if let Some(error) = report.last_error.as_ref().filter(|_| report.verdict != RunVerdict::Ok) {
+        let _ = writeln!(out, "last error: {error}");
+    }
+    out
+}
+
+/// A run in one line.
+pub fn line(report: &Report) -> String {
+    let mut out = String::new();
+    if let Some(rate) = report.asked.records_per_second {
+        let _ = write!(out, "offered {rate:.0} records/s, ");
+    }
+    match (&report.produced, &report.consumed) {
+        (Some(it), _) => {
+            let _ = write!(out, "{:.0} records/s, ", it.flow.records_per_second);
+            let _ = write!(out, "{:.2} MB/s", it.flow.megabytes_per_second);
+        }
+        (None, Some(flow)) => {
+            let _ = write!(out, "read {:.0} records/s", flow.records_per_second);
+        }
+        (None, None) => {}
+    }
+    if let Some(it) = report.latency.get("ack").or(report.latency.get("e2e")) {
+        let ms = |ns: u64| ns as f64 / 1e6;
+        let _ = write!(
+            out,
+            "; p50 {:.3}, p99 {:.3}, p99.9 {:.3} ms",
+            ms(it.p50_ns),
+            ms(it.p99_ns),
+            ms(it.p99_9_ns)
+        );
+    }
+    if report.verdict != RunVerdict::Ok {
+        let _ = write!(out, "; {}: {}", word(report.verdict), report.reasons.join("; "));
+    }
+    out
+}
+
+fn word(verdict: RunVerdict) -> &'static str {
+    match verdict {
+        RunVerdict::Ok => "OK",
+        RunVerdict::Failed => "FAILED",
+        RunVerdict::Invalid => "INVALID",
+    }
+}
+
+fn heading(asked: &Asked, machine: &Machine, out: &mut String) {
     let _ = writeln!(
         out,
-        "{} on {}: {} partitions, {} B records, acks={}{}, {}, keys {}",
+        "{} on {}: {} partitions, {} B records, acks={}{}, {}, keys {}, arrivals {}",
         asked.mode,
         asked.bootstrap,
         asked.partitions,
@@ -21,6 +81,7 @@ pub fn render(report: &Report) -> String {
         if asked.idempotent { " idempotent" } else { "" },
         if asked.compression == "none" { "uncompressed" } else { asked.compression },
         asked.keys,
+        asked.arrivals,
     );
     let _ = writeln!(
         out,
@@ -43,26 +104,14 @@ pub fn render(report: &Report) -> String {
         asked.run,
         asked.seed,
     );
-    let _ = writeln!(out, "\n{}", flows(report));
-    if !report.latency.is_empty() {
-        let _ = writeln!(out, "{}", latencies(report));
-    }
-    let _ = writeln!(out, "{}", costs(report));
-    verification(report, &mut out);
-    let word = match report.verdict {
-        RunVerdict::Ok => "OK",
-        RunVerdict::Failed => "FAILED",
-        RunVerdict::Invalid => "INVALID",
-    };
-    let _ = write!(out, "{word}");
-    for (at, reason) in report.reasons.iter().enumerate() {
+}
+
+fn closing(verdict: RunVerdict, reasons: &[String], out: &mut String) {
+    let _ = write!(out, "{}", word(verdict));
+    for (at, reason) in reasons.iter().enumerate() {
         let _ = write!(out, "{} {reason}", if at == 0 { ":" } else { ";" });
     }
     let _ = writeln!(out);
-    if let Some(error) = report.last_error.as_ref().filter(|_| report.verdict != RunVerdict::Ok) {
-        let _ = writeln!(out, "last error: {error}");
-    }
-    out
 }
 
 fn table(header: &[&str]) -> Table {
@@ -214,4 +263,128 @@ fn verification(report: &Report, out: &mut String) {
 
 fn milliseconds(ns: u64) -> String {
     format!("{} ms", ns as f64 / 1e6)
+}
+
+/// Several runs: a line each, and what they come to.
+pub fn render_many(document: &Document) -> String {
+    let mut out = String::new();
+    heading(&document.asked, &document.machine, &mut out);
+    if let Some(rate) = document.closed_loop_records_per_second {
+        let _ = writeln!(out, "the closed loop reaches {rate:.0} records/s");
+    }
+    let mut table = table(&[
+        "run",
+        "offered/s",
+        "records/s",
+        "MB/s",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "max ms",
+        "e2e p99 ms",
+        "core-s/GB",
+        "",
+    ]);
+    let ms = |ns: u64| format!("{:.3}", ns as f64 / 1e6);
+    for (at, report) in document.runs.iter().enumerate() {
+        let flow = report.produced.as_ref().map(|it| &it.flow);
+        let ack = report.latency.get("ack").cloned().unwrap_or_default();
+        let e2e = report.latency.get("e2e");
+        let trial = document.search.as_ref().and_then(|it| it.trials.get(at));
+        let note = match (report.verdict, trial) {
+            (RunVerdict::Ok, Some(trial)) => {
+                let held = if trial.held { "held" } else { "failed" };
+                format!("{held}{}", if trial.confirming { ", confirming" } else { "" })
+            }
+            (RunVerdict::Ok, None) if report.sustained == Some(false) => "not reached".into(),
+            (RunVerdict::Ok, None) => String::new(),
+            (verdict, _) => word(verdict).into(),
+        };
+        table.add_row(vec![
+            (at + 1).to_string(),
+            report.asked.records_per_second.map_or(String::new(), |rate| format!("{rate:.0}")),
+            flow.map_or(String::new(), |it| format!("{:.0}", it.records_per_second)),
+            flow.map_or(String::new(), |it| format!("{:.2}", it.megabytes_per_second)),
+            ms(ack.p50_ns),
+            ms(ack.p99_ns),
+            ms(ack.p99_9_ns),
+            ms(ack.max_ns),
+            e2e.map_or(String::new(), |it| ms(it.p99_ns)),
+            report.broker.as_ref().map_or(String::new(), |it| format!("{:.3}", it.cost.core_seconds_per_gb)),
+            note,
+        ]);
+    }
+    let _ = writeln!(out, "\n{table}");
+    let other = document
+        .runs
+        .iter()
+        .filter_map(|report| report.noise?.other_cpu)
+        .fold(None, |most, part| Some(most.map_or(part, |most: f64| most.max(part))));
+    if let Some(part) = other {
+        let _ = writeln!(out, "machine: up to {:.1} % of a run taken by other processes", part * 100.0);
+    }
+    if let Some(search) = &document.search {
+        searched(search, document, &mut out);
+    }
+    closing(document.verdict, &document.reasons, &mut out);
+    out
+}
+
+fn searched(search: &Searched, document: &Document, out: &mut String) {
+    let found = &search.found;
+    let objectives = search.objectives.join(", ");
+    let Some(rate) = found.records_per_second else {
+        let _ = writeln!(out, "{objectives}: held at no rate down to a thousandth of the closed loop's");
+        return;
+    };
+    let megabytes = rate * document.asked.record_bytes as f64 / 1e6;
+    let _ = write!(out, "{objectives} holds up to {rate:.0} records/s ({megabytes:.2} MB/s)");
+    let _ = match found.fails_at_records_per_second {
+        Some(failed) => writeln!(out, ", and fails at {failed:.0} (twice)"),
+        None => writeln!(out, ", and failed nowhere"),
+    };
+    let _ = write!(out, "held in {} of {} further runs", found.held_runs, found.confirming_runs);
+    let _ = match found.holds_at_least {
+        Some(part) => writeln!(
+            out,
+            ": with {:.0} % confidence a run of this length holds in at least {:.0} % of cases",
+            found.confidence * 100.0,
+            part * 100.0
+        ),
+        None => writeln!(out, ": it does not always hold"),
+    };
+    if found.cut_short {
+        let _ = writeln!(out, "the search was cut short after {} trials", found.trials);
+    }
+}
+
+/// Several runs as a line each; latencies in microseconds.
+pub fn csv_many(document: &Document) -> String {
+    let mut out = String::from(
+        "run,started_ms,verdict,offered_per_second,records_per_second,megabytes_per_second,ack_p50_us,ack_p99_us,\
+         ack_p999_us,ack_max_us,e2e_p50_us,e2e_p99_us,e2e_p999_us,e2e_max_us,broker_core_s_per_gb\n",
+    );
+    for (at, report) in document.runs.iter().enumerate() {
+        let flow = report.produced.as_ref().map(|it| &it.flow);
+        let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.3}"));
+        let _ = write!(
+            out,
+            "{},{},{},{},{},{}",
+            at + 1,
+            report.started_ms,
+            word(report.verdict).to_lowercase(),
+            number(report.asked.records_per_second),
+            number(flow.map(|it| it.records_per_second)),
+            number(flow.map(|it| it.megabytes_per_second)),
+        );
+        for series in ["ack", "e2e"] {
+            let it = report.latency.get(series);
+            let us = |of: fn(&Percentiles) -> u64| number(it.map(|it| of(it) as f64 / 1e3));
+            let four = [us(|it| it.p50_ns), us(|it| it.p99_ns), us(|it| it.p99_9_ns), us(|it| it.max_ns)];
+            let _ = write!(out, ",{}", four.join(","));
+        }
+        let cost = report.broker.as_ref().map(|it| it.cost.core_seconds_per_gb);
+        let _ = writeln!(out, ",{}", number(cost));
+    }
+    out
 }

@@ -1,0 +1,193 @@
+//! The load lab as a user runs it: the built binary against a real broker of the same binary, its files read back.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_ringlog");
+
+/// A broker of the test's own; it ends with it.
+struct Broker {
+    child: Child,
+    address: String,
+    dir: tempfile::TempDir,
+}
+
+impl Broker {
+    fn start() -> Broker {
+        let dir = tempfile::tempdir().unwrap();
+        let child = Command::new(BINARY)
+            .args(["serve", "--log", "error"])
+            .args(["--set", &format!("log.dirs={}", dir.path().join("data").display())])
+            .args(["--set", "listeners=PLAINTEXT://127.0.0.1:0", "--set", "shards=1"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut broker = Broker { child, address: String::new(), dir };
+        let mut line = String::new();
+        BufReader::new(broker.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut words = line.split_whitespace().skip(1);
+        broker.address = words.next().expect("the broker is ready").to_owned();
+        broker
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn load(&self, args: &[&str]) -> Output {
+        Command::new(BINARY)
+            .args(["load", "--bootstrap", &self.address, "--max-lag", "1h"])
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    /// The report of a run that has to be a good one.
+    fn report(&self, args: &[&str]) -> Value {
+        let output = self.load(&[args, &["--quiet", "--json", "-"]].concat());
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn arrivals_follow_their_plan_to_the_record() {
+    let broker = Broker::start();
+    let trace = broker.file("trace.csv");
+    std::fs::write(&trace, "seconds,records\n10,300\n10.2,0\n10.3,500\n10.5,0\n").unwrap();
+    let trace = trace.to_str().unwrap();
+    for (args, process, records) in [
+        (&["--trace", trace, "--trace-speed", "2"][..], "trace", 800),
+        (&["--trace", trace, "--duration", "1s", "--producers", "3"], "trace", 1600),
+        (
+            &["--rate", "1000", "--arrivals", "burst", "--burst-every", "100ms", "--duration", "1s"],
+            "burst",
+            1000,
+        ),
+        (
+            &["--rate", "2000", "--arrivals", "poisson", "--records", "700", "--producers", "2"],
+            "poisson",
+            700,
+        ),
+        (&["--rate", "1000", "--duration", "500ms"], "constant", 500),
+    ] {
+        let report = broker.report(args);
+        assert_eq!(report["asked"]["arrivals"], process);
+        assert_eq!(report["offered_records"], records, "{args:?}");
+        assert_eq!(report["produced"]["records"], records, "{args:?}");
+        assert_eq!(report["verification"]["read"]["records"], records, "{args:?}");
+        let seconds = report["seconds"].as_array().unwrap();
+        let acked: u64 = seconds.iter().map(|second| second["acked"].as_u64().unwrap()).sum();
+        assert_eq!(acked, records, "{args:?}");
+        assert_eq!(report["latency"]["ack"]["count"], records);
+    }
+}
+
+#[test]
+fn the_page_of_a_run_is_whole_and_loads_nothing() {
+    let broker = Broker::start();
+    let (page, report, csv) = (broker.file("run.html"), broker.file("run.json"), broker.file("run.csv"));
+    let output = broker.load(&[
+        "--rate",
+        "2000",
+        "--duration",
+        "1200ms",
+        "--html",
+        page.to_str().unwrap(),
+        "--json",
+        report.to_str().unwrap(),
+        "--csv",
+        csv.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    let page = std::fs::read_to_string(page).unwrap();
+    for outside in ["http:", "https:", "src=", "href=", "url(", "@import", "<link"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    for title in ["Throughput over time", "Latency to the acknowledgement over time", "Latency by percentile"]
+    {
+        assert!(page.contains(&format!("<figcaption>{title}</figcaption><svg")), "{title}");
+    }
+    let data = page.split("id=\"report\">").nth(1).unwrap().split("</script>").next().unwrap();
+    assert_eq!(serde_json::from_str::<Value>(data).unwrap(), json(&report));
+    // The broker's process was found by its port, and is the one that was started.
+    assert!(json(&report)["broker"]["rss_bytes"].as_u64().unwrap() > 0);
+    let csv = std::fs::read_to_string(csv).unwrap();
+    let acked: u64 =
+        csv.lines().skip(1).map(|line| line.split(',').nth(2).unwrap().parse::<u64>().unwrap()).sum();
+    assert_eq!(acked, 2400);
+}
+
+#[test]
+fn a_curve_and_repetitions_are_runs_in_one_document() {
+    let broker = Broker::start();
+    let page = broker.file("curve.html");
+    let args =
+        ["--curve", "2000,500", "--repeat", "2", "--duration", "300ms", "--html", page.to_str().unwrap()];
+    let curve = broker.report(&args);
+    assert_eq!(curve["kind"], "curve");
+    let rate = |run: &Value| run["asked"]["records_per_second"].as_f64().unwrap();
+    let rates: Vec<f64> = curve["runs"].as_array().unwrap().iter().map(rate).collect();
+    assert_eq!(rates, [500.0, 2000.0, 2000.0, 500.0], "up, then down");
+    assert!(
+        std::fs::read_to_string(page).unwrap().contains("Latency to the acknowledgement at the offered rate")
+    );
+
+    let csv = broker.file("runs.csv");
+    let args = ["--repeat", "3", "--records", "400", "--consumers", "0", "--csv", csv.to_str().unwrap()];
+    let runs = broker.report(&args);
+    assert_eq!((&runs["kind"], runs["runs"].as_array().unwrap().len()), (&"runs".into(), 3));
+    assert_eq!(std::fs::read_to_string(csv).unwrap().lines().count(), 4);
+    let output = broker.load(&["--repeat", "2", "--hdr", "/dev/null"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+}
+
+#[test]
+fn a_search_says_what_it_found_and_when_nothing_holds() {
+    let broker = Broker::start();
+    let search =
+        ["--duration", "100ms", "--consumers", "0", "--search-precision", "50", "--search-confirm", "2"];
+    // No answer comes before it is asked for: nothing can hold this.
+    let output = broker.load(&[&search[..], &["--search", "max<1ns", "--json", "-"]].concat());
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["search"]["records_per_second"], Value::Null);
+    assert_eq!(
+        document["runs"].as_array().unwrap().len(),
+        document["search"]["trials"].as_array().unwrap().len()
+    );
+
+    // What an hour's limit leaves is the broker's and the generator's own limit.
+    let output = broker.load(&[&search[..], &["--search", "max<1h", "--json", "-"]].concat());
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let found = &document["search"];
+    let trials = found["trials"].as_array().unwrap();
+    match found["records_per_second"].as_f64() {
+        Some(rate) => {
+            let confirmed = trials.iter().filter(|trial| {
+                trial["confirming"] == true && trial["held"] == true && trial["records_per_second"] == rate
+            });
+            assert!(confirmed.count() >= 2 || found["cut_short"] == true, "{found}");
+            let failed = found["fails_at_records_per_second"].as_f64().unwrap_or(f64::INFINITY);
+            assert!(failed > rate && output.status.success(), "{found}");
+        }
+        None => assert_eq!(output.status.code(), Some(1), "{found}"),
+    }
+}
