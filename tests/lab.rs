@@ -191,3 +191,94 @@ fn a_search_says_what_it_found_and_when_nothing_holds() {
         None => assert_eq!(output.status.code(), Some(1), "{found}"),
     }
 }
+
+fn compare(args: &[&str]) -> (i32, String) {
+    let output = Command::new(BINARY).arg("compare").args(args).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn result_files_are_compared_and_unlike_or_noisy_ones_refused() {
+    let broker = Broker::start();
+    // A real report, made the same five times but for a little spread, so that what is worse is known beforehand.
+    let mut report = broker.report(&["--records", "500", "--broker-pid", &broker.child.id().to_string()]);
+    report["noise"] = serde_json::json!({ "other_cpu": 0.01, "steal_cpu": 0.0 });
+    let made = |name: &str, slower: f64, change: &dyn Fn(&mut Value)| {
+        let mut runs = Vec::new();
+        for spread in [1.0, 1.001, 0.999, 1.002, 0.998] {
+            let mut run = report.clone();
+            for series in ["ack", "e2e"] {
+                for percentile in ["p50_ns", "p99_ns", "p99_9_ns"] {
+                    let ns = &mut run["latency"][series][percentile];
+                    *ns = (ns.as_f64().unwrap() * spread * slower).into();
+                }
+            }
+            change(&mut run);
+            runs.push(run);
+        }
+        let path = broker.file(name);
+        let document = serde_json::json!({ "kind": "runs", "runs": runs });
+        std::fs::write(&path, serde_json::to_vec(&document).unwrap()).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let nothing: &dyn Fn(&mut Value) = &|_| {};
+    let base = made("base.json", 1.0, nothing);
+    let slow = made("slow.json", 1.2, nothing);
+    let unlike = made("unlike.json", 1.0, &|run| run["asked"]["acks"] = "1".into());
+    let noisy = made("noisy.json", 1.0, &|run| run["noise"]["other_cpu"] = 0.4.into());
+    let lost = made("lost.json", 1.0, &|run| {
+        run["verdict"] = "failed".into();
+        run["reasons"] = serde_json::json!(["verification: 3 lost"]);
+    });
+    let invalid = made("invalid.json", 1.0, &|run| run["verdict"] = "invalid".into());
+    for (files, more, code, says) in [
+        ([&base, &base], &[][..], 0, "SAME"),
+        ([&base, &slow], &[], 1, "WORSE"),
+        ([&slow, &base], &[], 0, "BETTER"),
+        ([&base, &slow], &["--threshold", "30"], 0, "SAME"),
+        ([&base, &slow], &["--figures", "broker-rss"], 0, "SAME"),
+        ([&base, &slow], &["--confidence", "99.9"], 0, "UNDECIDED"),
+        ([&base, &slow], &["--confidence", "99.9", "--require-proof"], 2, "UNDECIDED"),
+        ([&base, &unlike], &[], 2, "unlike acks"),
+        ([&base, &unlike], &["--allow", "acks"], 0, "differs: acks"),
+        ([&base, &noisy], &[], 2, "40.0 %"),
+        ([&base, &noisy], &["--allow-noise"], 0, "note: the machine was noisy"),
+        ([&base, &lost], &[], 1, "3 lost"),
+        ([&lost, &base], &[], 2, "INVALID"),
+        ([&base, &invalid], &[], 2, "INVALID"),
+        ([&base, &"/does/not/exist".to_owned()], &[], 3, "exist"),
+        ([&base, &base], &["--figures", "beauty"], 3, "beauty"),
+    ] {
+        let (found, text) = compare(&[&[files[0].as_str(), files[1]], more].concat());
+        assert!(found == code && text.contains(says), "{files:?} {more:?}: {found}\n{text}");
+    }
+    let bencher = broker.file("bencher.json");
+    compare(&[&base, &slow, "--bencher", bencher.to_str().unwrap(), "--quiet"]);
+    let metric = &json(&bencher)["ringlog load"]["ack-p99 (ms)"];
+    let expected = report["latency"]["ack"]["p99_ns"].as_f64().unwrap() * 1.2e-6;
+    assert!((metric["value"].as_f64().unwrap() / expected - 1.0).abs() < 1e-6, "{metric}");
+}
+
+#[test]
+fn two_brokers_are_loaded_in_turn_and_few_rounds_decide_nothing() {
+    let (base, candidate) = (Broker::start(), Broker::start());
+    let result = base.file("comparison.json");
+    let brokers = ["--base", &base.address, "--candidate", &candidate.address];
+    let rest = ["--rounds", "2", "--allow-noise", "--json", result.to_str().unwrap()];
+    let load = ["--", "--records", "300", "--max-lag", "1h", "--record-size", "200"];
+    let (code, text) = compare(&[&brokers[..], &rest, &load].concat());
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("round 2 of 2, base") && text.contains("66.7 % confidence"), "{text}");
+    let comparison = json(&result);
+    assert_eq!(comparison["verdict"], "undecided");
+    let figures = comparison["figures"].as_array().unwrap();
+    assert!(figures.iter().any(|figure| figure["name"] == "throughput"));
+    assert!(figures.iter().all(|figure| figure["base"]["runs"].as_array().unwrap().len() == 2));
+
+    let load = ["--", "--records", "300", "--json", "x.json"];
+    let (code, text) = compare(&[&brokers[..], &load].concat());
+    assert!(code == 3 && text.contains("writes no files"), "{text}");
+    let (code, _) = compare(&["--base", "127.0.0.1:1", "--candidate", "127.0.0.1:1", "--", "--records", "1"]);
+    assert_eq!(code, 3);
+}

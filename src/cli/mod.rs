@@ -52,6 +52,8 @@ enum Command {
     Serve(serve::Args),
     /// Load any Kafka broker, measure latency against the plan, and check every record
     Load(Box<crate::load::Args>),
+    /// Compare two result files of load, or two brokers in alternate rounds; an exit code for CI
+    Compare(Box<crate::load::compare::Args>),
     /// Create, list, describe, change and delete topics
     Topic(topic::Args),
     /// Write lines of standard input or a file as records
@@ -77,6 +79,7 @@ pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => return serve::run(args),
         Command::Load(args) => return crate::load::run(*args),
+        Command::Compare(args) => return crate::load::compare::run(*args),
         Command::Topic(args) => topic::run(args),
         Command::Produce(args) => produce::run(args),
         Command::Consume(args) => consume::run(args),

@@ -12,7 +12,7 @@ use super::arrivals::Arrivals;
 use super::batch::ProducerId;
 use super::cluster::{ClusterMap, Shared};
 use super::machine::{HostUsage, Noise, ProcessUsage, listener_pid};
-use super::options::{Options, Pace, SECOND_NS};
+use super::options::{Length, Options, Pace, SECOND_NS};
 use super::output::Outputs;
 use super::payload::mix;
 use super::recorder::{Counts, Interval, Latencies};
@@ -348,6 +348,11 @@ impl<I: Io> Run<I> {
             pin: options.pin.clone(),
             verify: options.verify && options.consumers > 0,
             warmup_ns: options.warmup_ns,
+            duration_ns: options.duration_ns(),
+            records: match options.length {
+                Length::Records(records) => Some(records),
+                Length::DurationNs(_) => None,
+            },
             produce_version: self.map.versions.produce,
             fetch_version: self.map.versions.fetch,
             run: self.run,

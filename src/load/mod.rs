@@ -19,6 +19,7 @@ pub mod arrivals; // when records are meant to go
 pub mod audit; // whole logs against every acknowledgement
 pub mod batch; // record batches from templates
 pub mod cluster; // what the threads know of the cluster
+pub mod compare; // `ringlog compare`
 pub mod curve; // the rates of a latency curve
 pub mod engine; // a run from beginning to end
 pub mod fetcher; // the consuming half of a worker

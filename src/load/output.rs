@@ -115,6 +115,11 @@ impl Outputs {
 }
 
 impl options::Outputs {
+    /// Whether a file was asked for.
+    pub fn is_any(&self) -> bool {
+        [&self.json, &self.html, &self.hdr, &self.csv].into_iter().flatten().next().is_some()
+    }
+
     /// Whether every file can be written; makes them empty.
     pub fn check(&self) -> Result<(), String> {
         for path in [&self.json, &self.html, &self.hdr, &self.csv].into_iter().flatten() {

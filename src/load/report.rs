@@ -163,6 +163,9 @@ pub struct Asked {
     pub pin: Vec<usize>,
     pub verify: bool,
     pub warmup_ns: u64,
+    /// One of the two ended the run.
+    pub duration_ns: Option<u64>,
+    pub records: Option<u64>,
     pub produce_version: i16,
     pub fetch_version: i16,
     pub run: u32,
