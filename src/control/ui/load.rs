@@ -15,6 +15,7 @@ use super::{answer, parse};
 use crate::config::BrokerConfig;
 use crate::control::Site;
 use crate::control::cluster::records::now_ms;
+use crate::control::cluster::{Caller, Cluster, topics};
 use crate::control::error::ApiError;
 
 const RUNS_KEPT: usize = 50;
@@ -82,7 +83,7 @@ pub async fn list(State(site): State<Arc<Site>>) -> Result<Response, ApiError> {
 
 pub async fn start(site: State<Arc<Site>>, body: Body) -> Result<Response, ApiError> {
     let request = parse(&site, body).await?;
-    let loads = site.running()?.loads.clone();
+    let (loads, cluster) = (site.running()?.loads.clone(), site.running()?.cluster.clone());
     let (arguments, seconds) = arguments(&request)?;
     let (stop, stopped) = oneshot::channel();
     {
@@ -93,7 +94,7 @@ pub async fn start(site: State<Arc<Site>>, body: Body) -> Result<Response, ApiEr
         state.running = Some((request.clone(), now_ms(), Some(stop)));
     }
     tokio::spawn(async move {
-        let run = run(&loads, request, arguments, seconds, stopped).await;
+        let run = run(&loads, &cluster, request, arguments, seconds, stopped).await;
         loads.keep(run);
     });
     Ok(answer(&json!({})))
@@ -150,6 +151,7 @@ fn arguments(request: &Value) -> Result<(Vec<String>, u64), ApiError> {
 
 async fn run(
     loads: &Loads,
+    cluster: &Cluster,
     asked: Value,
     arguments: Vec<String>,
     seconds: u64,
@@ -161,13 +163,15 @@ async fn run(
     if getrandom::fill(&mut name).is_err() {
         return failed("no name for the report".to_owned());
     }
-    let base = loads.file.with_file_name(format!("load-{:016x}", u64::from_ne_bytes(name)));
+    let topic = format!("ringlog-load-{:016x}", u64::from_ne_bytes(name));
+    let base = loads.file.with_file_name(&topic);
     let (report, series) = (base.with_extension("json"), base.with_extension("csv"));
     let Ok(program) = std::env::current_exe() else { return failed("the program was not found".to_owned()) };
     let mut command = tokio::process::Command::new(program);
     command
         .args(["load", "--quiet", "--bootstrap", &loads.bootstrap])
         .args(&arguments)
+        .args(["--topic", &topic])
         .arg(format!("--broker-pid={}", std::process::id()))
         .arg("--json")
         .arg(&report)
@@ -186,6 +190,10 @@ async fn run(
         ended = tokio::time::timeout(limit, output) => ended.ok(),
         _ = stopped => None,
     };
+    if ended.is_none() {
+        // It was killed, so its topic is left. It may not have come to make one.
+        let _ = topics::delete(cluster, &Caller::own(), &topic).await;
+    }
     let found = std::fs::read_to_string(&report).ok().and_then(|text| serde_json::from_str(&text).ok());
     let found: Option<Value> = found;
     let table = std::fs::read_to_string(&series).unwrap_or_default();

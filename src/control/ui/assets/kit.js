@@ -19,22 +19,21 @@ export function add(element, ...children) {
   return element;
 }
 
+// A click is a press and a release on the same element: what is pressed is not drawn anew.
+let pressed = null;
+window.addEventListener('pointerdown', (event) => (pressed = event.target), true);
+for (const end of ['pointerup', 'pointercancel']) window.addEventListener(end, () => (pressed = null), true);
+
 /** Shows children in place of what was there. What looks the same stays, and the focus stays where it was. */
 export function fill(element, ...children) {
   const next = add(document.createElement(element.localName), ...children);
-  if (
-    element.childElementCount > 0 &&
-    element.innerHTML === next.innerHTML &&
-    !element.querySelector('input, select, textarea')
-  )
-    return;
+  const same = element.innerHTML === next.innerHTML && !element.querySelector('input, select, textarea');
+  if (same || (pressed && element.contains(pressed))) return;
   const focused = element.contains(document.activeElement) ? document.activeElement : null;
   const name = (one) =>
     `${one.localName} ${one.getAttribute('aria-label') || one.getAttribute('href') || one.textContent}`;
   element.replaceChildren(...next.childNodes);
-  if (!focused) return;
-  const [same] = [...element.querySelectorAll('a, button, summary')].filter((one) => name(one) === name(focused));
-  if (same) same.focus();
+  if (focused) [...element.querySelectorAll('a, button, summary')].find((one) => name(one) === name(focused))?.focus();
 }
 
 export const part = encodeURIComponent;
@@ -46,7 +45,9 @@ export async function call(method, path, body, media = 'application/json') {
     options.headers['content-type'] = media;
     options.body = JSON.stringify(body);
   }
-  const response = await fetch(path, options);
+  const response = await fetch(path, options).catch(() => {
+    throw new Error('The broker does not answer.');
+  });
   const text = await response.text();
   const answer = text ? JSON.parse(text) : {};
   if (!response.ok) throw new Error(answer.message || `${response.status} ${response.statusText}`);
@@ -55,8 +56,10 @@ export async function call(method, path, body, media = 'application/json') {
 export const get = (path) => call('GET', path);
 
 export function toast(text, wrong = false) {
+  const place = document.getElementById('toasts');
+  if ([...place.children].some((note) => note.textContent === text)) return;
   const note = h('div', { class: wrong ? 'toast wrong' : 'toast' }, text);
-  document.getElementById('toasts').append(note);
+  place.append(note);
   setTimeout(() => note.remove(), wrong ? 9000 : 4000);
 }
 
