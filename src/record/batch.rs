@@ -25,6 +25,9 @@ pub const NO_SEQUENCE: i32 = -1;
 pub const NO_TIMESTAMP: i64 = -1;
 pub const NO_PARTITION_LEADER_EPOCH: i32 = -1;
 
+/// Where the bytes begin that the checksum covers.
+pub const CHECKED_FROM: usize = ATTRIBUTES_AT;
+
 const LENGTH_AT: usize = 8;
 const LEADER_EPOCH_AT: usize = 12;
 const MAGIC_AT: usize = 16;

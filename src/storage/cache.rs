@@ -5,6 +5,7 @@
 //! had ended in; the bytes are the same, and a look-up prefers the later piece.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use super::names::FileKind;
 use super::types::LogId;
@@ -23,6 +24,16 @@ struct Piece {
     bytes: Slice,
     /// Used since the clock's hand passed.
     used: bool,
+    /// The batches that begin in this part of the segment are as they were written.
+    sound: Range<u32>,
+}
+
+/// What a look-up finds.
+#[derive(Debug)]
+pub struct Found {
+    /// From the position asked for to the end of the piece.
+    pub bytes: Slice,
+    pub sound: Range<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -32,25 +43,37 @@ pub struct ReadCache {
 }
 
 impl ReadCache {
-    /// Adds a piece; it replaces the one at its place. `fresh` pieces survive the clock's first pass.
-    pub fn insert(&mut self, key: PieceKey, bytes: Slice, fresh: bool) {
+    /// Adds a piece; it replaces the one at its place. `fresh` pieces survive the clock's first pass. `sound`: where its
+    /// batches need no check.
+    pub fn insert(&mut self, key: PieceKey, bytes: Slice, fresh: bool, sound: Range<u32>) {
         // A key may stand twice on the clock after a removal; that does no harm.
-        if self.pieces.insert(key, Piece { bytes, used: fresh }).is_none() {
+        if self.pieces.insert(key, Piece { bytes, used: fresh, sound }).is_none() {
             self.clock.push_back(key);
         }
     }
 
     /// The bytes from `position` of a segment's log to the end of the piece that holds it.
-    pub fn get(&mut self, log: LogId, segment: i64, position: u32) -> Option<Slice> {
+    pub fn get(&mut self, log: LogId, segment: i64, position: u32) -> Option<Found> {
+        let (start, piece) = self.piece(log, segment, position)?;
+        let at = (position - start) as usize;
+        piece.used = true;
+        Some(Found { bytes: piece.bytes.slice(at, piece.bytes.len() - at), sound: piece.sound.clone() })
+    }
+
+    /// Notes that the batch at `batch` was checked, and answers where none needs it any more.
+    pub fn mark_sound(&mut self, log: LogId, segment: i64, batch: Range<u32>) -> Range<u32> {
+        let Some((_, piece)) = self.piece(log, segment, batch.start) else { return batch };
+        // Readers go forward: what they have checked grows at its end, or begins anew elsewhere.
+        piece.sound = if piece.sound.end == batch.start { piece.sound.start..batch.end } else { batch };
+        piece.sound.clone()
+    }
+
+    /// The piece that holds `position`, and where it starts.
+    fn piece(&mut self, log: LogId, segment: i64, position: u32) -> Option<(u32, &mut Piece)> {
         let last = PieceKey { log, segment, kind: FileKind::Log, start: position };
         let first = PieceKey { start: 0, ..last };
         let (key, piece) = self.pieces.range_mut(first..=last).next_back()?;
-        let at = (position - key.start) as usize;
-        if at >= piece.bytes.len() {
-            return None;
-        }
-        piece.used = true;
-        Some(piece.bytes.slice(at, piece.bytes.len() - at))
+        ((position - key.start) as usize).lt(&piece.bytes.len()).then_some((key.start, piece))
     }
 
     /// The whole of an index, as far as it was written when it was read.

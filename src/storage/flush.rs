@@ -45,6 +45,8 @@ pub(super) struct FlushEnd {
     entries: IndexEntries,
     image_start: u32,
     image: Slice,
+    /// The part of the segment that comes from the tail, not from what the file held before.
+    sound: std::ops::Range<u32>,
 }
 
 /// What a sync has made safe.
@@ -223,7 +225,8 @@ impl Storage {
         let flushed = run.position;
         let image_start = flushed - flushed % BLOCK_BYTES as u32;
         let head_bytes = (flushed - image_start) as usize;
-        let head = self.cache.get(id, segment_base, image_start).filter(|head| head.len() >= head_bytes);
+        let head = self.cache.get(id, segment_base, image_start).map(|found| found.bytes);
+        let head = head.filter(|head| head.len() >= head_bytes);
         if head_bytes > 0 && head.is_none() {
             // The block the segment ends in is read back first; the flush comes again when it is there.
             self.work_running += 1;
@@ -257,8 +260,17 @@ impl Storage {
         }
         let entries = log.push_index_steps(&mut steps, segment_base, flushed, next_offset);
         let image = image.slice(0, at);
-        let end =
-            FlushEnd { log: id, segment: segment_base, flushed, next_offset, entries, image_start, image };
+        let sound = image_start + head_bytes as u32..flushed;
+        let end = FlushEnd {
+            log: id,
+            segment: segment_base,
+            flushed,
+            next_offset,
+            entries,
+            image_start,
+            image,
+            sound,
+        };
         let dir = log.dir;
         self.work_running += 1;
         self.jobs.start(io, dir, Some(id), steps, End::Flush(end));
@@ -289,7 +301,7 @@ impl Storage {
         }
         let key =
             PieceKey { log: end.log, segment: end.segment, kind: FileKind::Log, start: end.image_start };
-        self.cache.insert(key, end.image, true);
+        self.cache.insert(key, end.image, true, end.sound);
         for kind in INDEX_KINDS {
             self.cache.remove(PieceKey { kind, start: 0, ..key });
         }

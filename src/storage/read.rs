@@ -3,10 +3,11 @@
 //! A read that misses starts the disk read and answers "pending"; it begins anew when it is called again, and finds the
 //! chunk in the cache. Chunks are shared by all readers of the place. A reader that goes on where one stopped
 //! ([`Cursor`]) needs no index and gets the next chunks read ahead. Every batch header that is served from a segment is
-//! looked at: one that cannot stand where it does is an error, and nothing behind it is served.
+//! looked at: one that cannot stand where it does is an error, and nothing behind it is served. A batch that came from
+//! the disk is checked against its checksum once, before the first reader gets it.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
 use super::aborted;
 use super::cache::PieceKey;
@@ -19,7 +20,8 @@ use super::time_index;
 use super::types::*;
 use crate::io::buffer::{AlignedBuf, Slice};
 use crate::io::{BLOCK_BYTES, Io};
-use crate::record::{BATCH_OVERHEAD, BatchHeader};
+use crate::record::batch::CHECKED_FROM;
+use crate::record::{BATCH_OVERHEAD, BatchHeader, crc32c};
 
 /// What a miss reads: little for a reader out of nowhere, more for one that goes on.
 const READ_BYTES: u32 = 128 << 10;
@@ -68,6 +70,8 @@ pub(super) struct Walk {
     /// Behind the last batch that was taken, be it in part.
     taken_end: i64,
     window: Option<(u32, Slice)>,
+    /// Where the batches that begin in the window need no check.
+    sound: Range<u32>,
 }
 
 impl Storage {
@@ -212,6 +216,10 @@ impl Storage {
             }
             let size = header.size();
             let len = if take.whole { size } else { size.min(take.bytes_left) };
+            // A reader can make nothing of a part of a batch: no need to check it.
+            if len == size && self.is_sound(walk, &header) == Ok(false) {
+                return Err(Stop::Corrupt);
+            }
             let before = out.len();
             let taken = self.push_bytes(walk, len as u32, out);
             if taken < len as u32 && *bytes == 0 && take.whole {
@@ -229,6 +237,40 @@ impl Storage {
                 return Ok(false);
             }
             walk.skip(&header);
+        }
+        Ok(true)
+    }
+
+    /// Whether the batch at the walk's position, whose header is this, is what was written.
+    fn is_sound(&mut self, walk: &mut Walk, header: &BatchHeader) -> Result<bool, Stop> {
+        let batch = walk.position..walk.position + header.size() as u32;
+        let in_window = |(start, bytes): &(u32, Slice)| batch.end <= start + bytes.len() as u32;
+        let in_one_piece = walk.window.as_ref().is_some_and(in_window);
+        if in_one_piece && walk.sound.contains(&batch.start) {
+            return Ok(true);
+        }
+        let mut behind = walk.clone();
+        let mut crc = 0;
+        let mut at = batch.start + CHECKED_FROM as u32;
+        while at < batch.end {
+            let (start, window) = self.window(&mut behind, at).ok_or(Stop::Missing(at))?;
+            let have = (window.len() as u32 - start).min(batch.end - at);
+            crc = crc32c::append(crc, &window[start as usize..(start + have) as usize]);
+            at += have;
+        }
+        if crc != header.crc {
+            return Ok(false);
+        }
+        // The checksum leaves out the base offset. Where it leaves a gap, as compaction does, the next one must agree.
+        if walk.exact && header.base_offset > walk.next_offset {
+            behind.skip(header);
+            if !behind.is_done() && self.walk_header(&mut behind) == Err(Stop::Corrupt) {
+                return Ok(false);
+            }
+        }
+        let sound = self.cache.mark_sound(walk.log, walk.segment, batch);
+        if in_one_piece {
+            walk.sound = sound;
         }
         Ok(true)
     }
@@ -252,10 +294,11 @@ impl Storage {
         {
             return Some((position - start, window.clone()));
         }
-        let piece = self.cache.get(walk.log, walk.segment, position)?;
-        let len = piece.len().min((walk.flushed - position) as usize);
-        let piece = piece.slice(0, len);
+        let found = self.cache.get(walk.log, walk.segment, position)?;
+        let len = found.bytes.len().min((walk.flushed - position) as usize);
+        let piece = found.bytes.slice(0, len);
         walk.window = Some((position, piece.clone()));
+        walk.sound = found.sound;
         Some((0, piece))
     }
 
@@ -353,6 +396,7 @@ impl Storage {
             exact: true,
             taken_end: base_offset,
             window: None,
+            sound: 0..0,
         })
     }
 
@@ -474,7 +518,7 @@ impl Storage {
             (_, Err(_)) => Ok(Slice::copy_of(&[])),
         };
         match bytes {
-            Ok(bytes) => self.cache.insert(key, bytes, for_flush),
+            Ok(bytes) => self.cache.insert(key, bytes, for_flush, 0..0),
             Err(error) => {
                 tracing::error!(log = %log.tp, segment = key.segment, %error, "a segment could not be read");
                 log.flags.read_failed = true;
