@@ -38,6 +38,8 @@ pub(super) struct LoadOptions {
     pub recovery_point: Option<i64>,
     /// What lies behind the recovery point has no gaps: all of it was written by us.
     pub dense: bool,
+    /// After a clean stop: where it left the log's end, if that is known.
+    pub known_end: Option<i64>,
     pub log_start_offset: i64,
     pub producers: ProducerStateConfig,
     pub wall_ms: i64,
@@ -76,6 +78,7 @@ pub(super) fn load(io: &mut impl Io, options: &LoadOptions) -> Result<Option<Loa
     loader.sort_files(io, &entries)?;
     loader.load_segments(io)?;
     loader.load_start(io)?;
+    loader.miss_end();
     loader.load_epochs(io)?;
     let rebuild_from = loader.load_aborted(io)?;
     loader.load_producers(io, rebuild_from)?;
@@ -204,6 +207,7 @@ impl Loader<'_> {
             next_offset: from.offset,
             end_offset,
             dense_from,
+            known_end: self.options.known_end.filter(|_| next_base.is_none()),
             depth,
         };
         let mut end = scan(io, &range, |_, header, _| {
@@ -323,6 +327,17 @@ impl Loader<'_> {
         Ok(())
     }
 
+    /// Says so where a log is shorter than a clean stop left it.
+    fn miss_end(&mut self) {
+        let end = self.log.log_end_offset;
+        if let Some(known) = self.options.known_end.filter(|known| end < *known) {
+            let path = self.log.path.display();
+            self.log
+                .dropped
+                .push(format!("{path}: it ends at offset {end}, a clean stop left it at {known}"));
+        }
+    }
+
     fn load_epochs(&mut self, io: &mut impl Io) -> Result<(), StorageError> {
         let path = self.log.path.join(LEADER_EPOCH_FILE);
         let bytes = read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))?;
@@ -346,6 +361,7 @@ impl Loader<'_> {
             next_offset: start.1,
             end_offset,
             dense_from: i64::MAX,
+            known_end: None,
             depth: Depth::Headers,
         }
     }

@@ -133,7 +133,13 @@ impl Recovery<'_> {
             let mut ends = points;
             for (key, replay) in &mut self.logs {
                 replay.finish(io)?;
-                ends.insert(*key, replay.log.log_end_offset);
+                let end = replay.log.log_end_offset;
+                if let Some(point) = ends.insert(*key, end).filter(|point| end < *point) {
+                    let path = replay.log.path.display();
+                    self.report
+                        .dropped
+                        .push(format!("{path}: offsets {end} to {point}, once on stable media"));
+                }
                 if replay.log.log_start_offset > 0 {
                     starts.insert(*key, replay.log.log_start_offset);
                 }
@@ -216,6 +222,7 @@ impl Recovery<'_> {
             index_interval_bytes,
             recovery_point,
             dense,
+            known_end: None,
             log_start_offset,
             producers,
             wall_ms,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::{PARTITION_METADATA_FILE, format_partition_metadata};
-use super::journal::format::{Entry, EntryKind, FoundBlock, find_blocks};
+use super::journal::format::{Entry, EntryKind, FoundBlock, find_blocks, strange_bytes};
 use super::journal::parse_file_name;
 use super::leader_epoch::{LEADER_EPOCH_FILE, LeaderEpochs};
 use super::load::{LoadedLog, sync_names};
@@ -73,17 +73,7 @@ pub(super) fn replay_journals(
 type Located = (u64, usize, usize);
 
 fn replay_shard(io: &mut impl Io, files: &[&PathBuf], target: &mut impl Target) -> Result<(), StorageError> {
-    let mut located: Vec<Located> = Vec::new();
-    let mut first_live = 0;
-    for (index, path) in files.iter().enumerate() {
-        let bytes = read_journal(io, path)?;
-        for block in find_blocks(&bytes, incarnation(path)) {
-            first_live = first_live.max(block.seal.first_live);
-            located.push((block.seal.sequence, index, block.start));
-        }
-    }
-    located.sort_unstable();
-    located.retain(|block| block.0 >= first_live);
+    let located = locate_blocks(io, files, target.report())?;
     let mut next = located.first().map_or(0, |block| block.0);
     let mut open: Option<(usize, Vec<u8>, Vec<FoundBlock>)> = None;
     for (sequence, index, start) in located {
@@ -112,6 +102,41 @@ fn replay_shard(io: &mut impl Io, files: &[&PathBuf], target: &mut impl Target) 
         }
     }
     Ok(())
+}
+
+/// The live blocks of a shard in their order. What stands behind the last of them is reported: the rest of a write that
+/// was under way, or a block that is damaged beyond knowing.
+fn locate_blocks(
+    io: &mut impl Io,
+    files: &[&PathBuf],
+    report: &mut RecoveryReport,
+) -> Result<Vec<Located>, StorageError> {
+    let mut located: Vec<Located> = Vec::new();
+    let mut first_live = 0;
+    // The newest block of each file, and what is strange behind it.
+    let mut ends: Vec<(u64, usize)> = Vec::new();
+    for (index, path) in files.iter().enumerate() {
+        let bytes = read_journal(io, path)?;
+        let blocks = find_blocks(&bytes, incarnation(path));
+        let newest = blocks.iter().max_by_key(|block| block.seal.sequence);
+        let (last, end) = newest
+            .map_or((0, 0), |block| (block.seal.sequence, block.start + block.seal.block_bytes as usize));
+        ends.push((last, strange_bytes(&bytes, end, incarnation(path))));
+        for block in blocks {
+            first_live = first_live.max(block.seal.first_live);
+            located.push((block.seal.sequence, index, block.start));
+        }
+    }
+    located.sort_unstable();
+    located.retain(|block| block.0 >= first_live);
+    let newest = located.last().map_or(0, |block| block.0);
+    for (path, (last, strange)) in files.iter().zip(ends) {
+        // Behind an older block a gap in the numbers tells.
+        if strange > 0 && (last == newest || last == 0) {
+            report.cut.push(format!("{}: {strange} bytes behind block {last}: no block", path.display()));
+        }
+    }
+    Ok(located)
 }
 
 fn incarnation(path: &Path) -> u64 {

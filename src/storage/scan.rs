@@ -1,5 +1,6 @@
 //! Walks over the batches of a segment file at start-up, blocking.
 
+use std::ops::Not;
 use std::path::{Path, PathBuf};
 
 use super::start::{close_blocking, open_blocking, read_blocking};
@@ -45,6 +46,8 @@ pub(super) struct ScanRange {
     pub end_offset: i64,
     /// From here on offsets have no gaps; compaction may have made some before.
     pub dense_from: i64,
+    /// Where a clean stop left the end of the log, if known: no gap leads beyond it.
+    pub known_end: Option<i64>,
     pub depth: Depth,
 }
 
@@ -138,7 +141,8 @@ fn step<'w>(
         && !gap
         && header.last_offset_delta >= 0
         && header.next_offset() <= range.end_offset;
-    if !in_place {
+    let leap = header.base_offset > end.next_offset && !lands(io, range, end, &header, window)?;
+    if !in_place || leap {
         return Ok(Err(format!("offset {} where {} is next", header.base_offset, end.next_offset)));
     }
     let need = if whole { header.size() } else { BATCH_OVERHEAD };
@@ -153,4 +157,23 @@ fn step<'w>(
         }
     }
     Ok(Ok((header, bytes)))
+}
+
+/// Whether a batch that leaves a gap may be where it says. Nothing sums up its base offset, but what follows must agree.
+fn lands(
+    io: &mut impl Io,
+    range: &ScanRange,
+    end: &ScanEnd,
+    header: &BatchHeader,
+    window: &mut Window,
+) -> Result<bool, Errno> {
+    if range.known_end.is_some_and(|known| header.next_offset() > known) {
+        return Ok(false);
+    }
+    let behind = end.position + header.size() as u64;
+    if behind >= range.len {
+        return Ok(true);
+    }
+    let next = BatchHeader::parse(window.get(io, behind, BATCH_OVERHEAD)?);
+    Ok(next.is_ok_and(|next| next.base_offset < header.next_offset()).not())
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::cache::ReadCache;
-use super::checkpoint::{CLEANER_OFFSET_FILE, LOG_START_OFFSET_FILE};
+use super::checkpoint::{CLEANER_OFFSET_FILE, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE};
 use super::cleaner::{CleanEnd, Cleaner};
 use super::jobs::{Finished, Jobs, Step, sync_dir};
 use super::journal::{Journal, Touch};
@@ -82,8 +82,9 @@ pub(super) struct Dir {
     pub clock: JournalClock,
     /// The last journal file being freed, and the logs that must be synced first.
     pub reclaim: Option<super::flush::Reclaim>,
-    /// Log start offsets, and where compaction had come to, as of the start.
+    /// Where logs began and ended, and where compaction had come to, as of the start.
     pub start_offsets: Offsets,
+    pub end_offsets: Offsets,
     pub cleaned_offsets: Offsets,
     /// The checkpoints are being written, and must be once more.
     pub checkpoint_running: bool,
@@ -184,14 +185,15 @@ impl Storage {
         if unusable {
             errors.insert(0, "it was not recovered".to_string());
         }
-        let mut offsets = [Offsets::new(), Offsets::new()];
-        for (name, offsets) in [LOG_START_OFFSET_FILE, CLEANER_OFFSET_FILE].iter().zip(&mut offsets) {
+        let mut offsets = [Offsets::new(), Offsets::new(), Offsets::new()];
+        let names = [LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE, CLEANER_OFFSET_FILE];
+        for (name, offsets) in names.iter().zip(&mut offsets) {
             match read_offsets(io, &path, name, &Default::default()) {
                 Ok(found) => *offsets = found,
                 Err(error) => errors.push(error.to_string()),
             }
         }
-        let [start_offsets, cleaned_offsets] = offsets;
+        let [start_offsets, end_offsets, cleaned_offsets] = offsets;
         if let Some(error) = errors.first() {
             online = false;
             tracing::error!(dir = %path.display(), %error, "log directory is offline");
@@ -205,6 +207,7 @@ impl Storage {
             clock: JournalClock::default(),
             reclaim: None,
             start_offsets,
+            end_offsets,
             cleaned_offsets,
             checkpoint_running: false,
             checkpoint_again: false,
@@ -249,6 +252,7 @@ impl Storage {
             index_interval_bytes: config.index_interval_bytes,
             recovery_point: None,
             dense: false,
+            known_end: home.end_offsets.get(&(tp.topic_id, tp.partition)).copied(),
             log_start_offset: home.start_offsets.get(&(tp.topic_id, tp.partition)).copied().unwrap_or(0),
             producers: self.producer_config(),
             wall_ms: io.wall_ms(),

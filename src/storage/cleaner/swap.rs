@@ -145,6 +145,7 @@ fn swap_end(io: &mut impl Io, path: &Path, name: FileName, len: u64) -> Result<i
         next_offset: name.base_offset,
         end_offset: i64::MAX,
         dense_from: i64::MAX,
+        known_end: None,
         depth: Depth::Headers,
     };
     // Where it is damaged, the log ends there once it is loaded.

@@ -15,12 +15,13 @@
 
 use crate::io::BLOCK_BYTES;
 use crate::protocol::Uuid;
+use crate::record::batch::CHECKED_FROM;
 use crate::record::{BatchHeader, batches, crc32c};
 
 pub const FOOTER_BYTES: usize = 64;
 pub const ENTRY_BYTES: usize = 40;
 /// The bytes at the head of a batch that its own checksum leaves out, and that checksum.
-const HEAD_BYTES: usize = 21;
+const HEAD_BYTES: usize = CHECKED_FROM;
 const MAGIC: u64 = u64::from_le_bytes(*b"RLBLOCK1");
 /// The block was asked to be on stable media before it was acknowledged.
 const FLAG_SYNC: u32 = 1;
@@ -188,6 +189,20 @@ pub fn find_blocks(file: &[u8], incarnation: u64) -> Vec<FoundBlock> {
         }
     }
     found
+}
+
+/// How many bytes behind `end`, where the newest block of the file ends, are neither a block nor what is left of an older
+/// one that the newest has written over: a write that never ended, or damage.
+pub fn strange_bytes(file: &[u8], end: usize, incarnation: u64) -> usize {
+    let mut known = end;
+    let mut strange = 0;
+    for page in end / BLOCK_BYTES + 1..=file.len() / BLOCK_BYTES {
+        if let Some(block) = block_ending_at(&file[..page * BLOCK_BYTES], 0, incarnation) {
+            strange += block.start.saturating_sub(known);
+            known = page * BLOCK_BYTES;
+        }
+    }
+    strange + file.len() - known
 }
 
 fn block_ending_at(file: &[u8], unclaimed: usize, incarnation: u64) -> Option<FoundBlock> {
