@@ -5,6 +5,9 @@
 #[path = "simulation/sim_io.rs"]
 mod sim_io;
 
+#[path = "storage/damage.rs"]
+mod damage;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,8 +18,8 @@ use ringlog::record::batch::batches;
 use ringlog::record::builder::{BatchBuilder, BatchOptions};
 use ringlog::record::compression::Compressor;
 use ringlog::storage::{
-    self, AckLevel, AppendOptions, Event, LogConfig, LogId, Lookup, ReadOutcome, ReadRange, Storage,
-    StorageOptions, TopicPartition,
+    self, AckLevel, AppendOptions, Event, LogConfig, LogId, Lookup, ReadError, ReadOutcome, ReadRange,
+    RecoveryReport, Storage, StorageOptions, TopicPartition,
 };
 use sim_io::{Crash, SimIo, SimOptions, SimWorld};
 
@@ -32,6 +35,8 @@ struct Scene {
     config: LogConfig,
     shards: Vec<Shard>,
     failures: Vec<String>,
+    /// Of the last start.
+    report: RecoveryReport,
     /// The size of a journal file, and of all together.
     journal_bytes: (u64, u64),
 }
@@ -66,7 +71,8 @@ impl Scene {
         let world = SimWorld::new(seed, SimOptions::default());
         world.add_disk(Path::new("/disk"));
         world.create_dir_all(Path::new(DIR));
-        let mut scene = Scene { world, config, shards: Vec::new(), failures: Vec::new(), journal_bytes };
+        let (shards_open, failures, report) = Default::default();
+        let mut scene = Scene { world, config, shards: shards_open, failures, report, journal_bytes };
         scene.start(shards, &[]);
         scene
     }
@@ -82,6 +88,7 @@ impl Scene {
         };
         let report = storage::recover(&mut ios[0], &dirs, &find).unwrap();
         assert!(report.failed_dirs.is_empty(), "{report:?}");
+        self.report = report;
         for (shard, mut io) in ios.into_iter().enumerate() {
             let mut options = StorageOptions::new(shard as u32, dirs.to_vec(), BufferPool::new(32 << 20));
             options.flush_interval_ms = 50;
@@ -188,16 +195,28 @@ impl Scene {
 
     /// The first offset that a read at `offset` gives, and how many bytes.
     fn read(&mut self, shard: usize, log: LogId, offset: i64, max_bytes: usize) -> (Option<i64>, usize) {
+        let got = self.try_read(shard, log, offset, max_bytes).unwrap();
+        let first = batches(&got).next().and_then(Result::ok);
+        (first.map(|batch| batch.header().base_offset), got.len())
+    }
+
+    fn try_read(
+        &mut self,
+        shard: usize,
+        log: LogId,
+        offset: i64,
+        max_bytes: usize,
+    ) -> Result<Vec<u8>, ReadError> {
         let patience = self.world.now() + PATIENCE_NS;
         loop {
             let Shard { io, storage } = &mut self.shards[shard];
             let end_offset = storage.high_watermark(log).unwrap();
             let range = ReadRange { offset, end_offset, max_bytes, at_least_one: false };
             let mut out: Vec<Slice> = Vec::new();
-            if let ReadOutcome::Done { bytes, .. } = storage.read(io, log, range, &mut out).unwrap() {
+            if let ReadOutcome::Done { bytes, .. } = storage.read(io, log, range, &mut out)? {
                 let got: Vec<u8> = out.iter().flat_map(|slice| slice.iter().copied()).collect();
-                let first = batches(&got).next().and_then(Result::ok);
-                return (first.map(|batch| batch.header().base_offset), bytes);
+                assert_eq!(got.len(), bytes);
+                return Ok(got);
             }
             self.turn(shard);
             assert!(self.world.now() < patience, "a read hangs");

@@ -537,7 +537,21 @@ impl Disk {
         }
     }
 
-    /// Inverts a bit of a file at rest.
+    /// What a reader sees of a file.
+    pub fn contents(&self, path: &Path) -> Result<Vec<u8>, Errno> {
+        match &self.nodes[self.lookup(path)?].body {
+            Body::File(file) => Ok(file.data.clone()),
+            Body::Dir(_) => Err(Errno(libc::EISDIR)),
+        }
+    }
+
+    /// Cuts a file at rest.
+    pub fn cut(&mut self, path: &Path, len: u64) -> Result<(), Errno> {
+        let node = self.lookup(path)?;
+        self.truncate(node, len)
+    }
+
+    /// Inverts bits of a file at rest.
     pub fn corrupt(&mut self, path: &Path, offset: u64, mask: u8) -> Result<(), Errno> {
         let node = self.lookup(path)?;
         let data = &mut self.file(node)?.data;
