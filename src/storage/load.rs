@@ -198,10 +198,9 @@ impl Loader<'_> {
         let end_offset = next_base.unwrap_or(i64::MAX);
         let mut rebuilt = Rebuilt::resume(base_offset, &from, self.options);
         let epochs = &mut self.log.epochs;
-        let path = self.log.path.join(FileName::new(base_offset, FileKind::Log).to_string());
         let dense_from = self.options.recovery_point.filter(|_| self.options.dense).unwrap_or(i64::MAX);
         let range = ScanRange {
-            path,
+            path: self.log.path.join(FileName::new(base_offset, FileKind::Log).to_string()),
             position: from.position,
             len,
             next_offset: from.offset,
