@@ -62,13 +62,25 @@ impl BufferPool {
     }
 
     /// A buffer of at least `len` bytes, rounded up to blocks, its contents unspecified; `None` when the budget is spent, or
-    /// what is left of it is too broken up.
+    /// what is left of it is too broken up. What an arena can hold comes from an arena.
     pub fn allocate(&self, len: usize) -> Option<AlignedBuf> {
         let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
-        let shared = &self.shared;
-        let (ptr, memory) = shared.take(len).or_else(|| shared.take_heap(len))?;
-        shared.used_bytes.fetch_add(len, Ordering::Relaxed);
-        Some(AlignedBuf { region: Region { ptr, len, memory, pool: Some(shared.clone()) } })
+        let found = self.shared.take(len);
+        let large = len > self.shared.arena_bytes;
+        self.hand_out(len, found.or_else(|| if large { self.shared.take_heap(len) } else { None }))
+    }
+
+    /// As [`BufferPool::allocate`], and where the arenas have no room, from the part for what no arena holds: memory that
+    /// has to be zeroed and that no ring knows, so for whoever can make no room in the arenas.
+    pub fn allocate_anywhere(&self, len: usize) -> Option<AlignedBuf> {
+        let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
+        self.hand_out(len, self.shared.take(len).or_else(|| self.shared.take_heap(len)))
+    }
+
+    fn hand_out(&self, len: usize, found: Option<(NonNull<u8>, Memory)>) -> Option<AlignedBuf> {
+        let (ptr, memory) = found?;
+        self.shared.used_bytes.fetch_add(len, Ordering::Relaxed);
+        Some(AlignedBuf { region: Region { ptr, len, memory, pool: Some(self.shared.clone()) } })
     }
 
     /// The largest buffer that can ever be had.
@@ -416,10 +428,11 @@ mod tests {
         let pool = BufferPool::new(4 * BLOCK_BYTES);
         let first = pool.allocate(1).unwrap();
         let second = pool.allocate(2 * BLOCK_BYTES).unwrap();
-        let third = pool.allocate(1).unwrap();
-        assert!(first.arena().is_some() && second.arena().is_some() && third.arena().is_none());
         assert!(pool.allocate(1).is_none());
-        assert!(pool.allocate(usize::MAX).is_none());
+        let third = pool.allocate_anywhere(1).unwrap();
+        assert!(first.arena().is_some() && second.arena().is_some() && third.arena().is_none());
+        assert!(pool.allocate_anywhere(1).is_none());
+        assert!(pool.allocate_anywhere(usize::MAX).is_none());
         let slice = first.freeze().slice(10, 20);
         drop((second, third));
         assert_eq!(pool.used_bytes(), BLOCK_BYTES);
@@ -431,7 +444,8 @@ mod tests {
     fn what_no_run_fits_has_a_part_of_the_budget() {
         let pool = BufferPool::new(4 * ARENA_BYTES_MIN);
         let mut blocks = Vec::new();
-        while let Some(buf) = pool.allocate(1).filter(|buf| buf.arena().is_some()) {
+        while let Some(buf) = pool.allocate(1) {
+            assert!(buf.arena().is_some());
             blocks.push(buf);
         }
         assert_eq!(blocks.len(), 3 * ARENA_BYTES_MIN / BLOCK_BYTES);
@@ -441,7 +455,7 @@ mod tests {
             keep = !keep;
             keep
         });
-        let mut broken_up: Vec<_> = std::iter::from_fn(|| pool.allocate(64 << 10)).collect();
+        let mut broken_up: Vec<_> = std::iter::from_fn(|| pool.allocate_anywhere(64 << 10)).collect();
         assert_eq!(broken_up.iter().map(|buf| buf.len()).sum::<usize>(), ARENA_BYTES_MIN);
         assert!(broken_up.iter().all(|buf| buf.arena().is_none() && buf.iter().all(|&byte| byte == 0)));
         broken_up.clear();
@@ -457,7 +471,7 @@ mod tests {
         let pool = BufferPool::new(64 << 20);
         let mut bufs: Vec<_> = (0..200u8)
             .map(|at| {
-                let mut buf = pool.allocate((usize::from(at) % 7 + 1) * 30_000).unwrap();
+                let mut buf = pool.allocate_anywhere((usize::from(at) % 7 + 1) * 30_000).unwrap();
                 buf.fill(at);
                 (at, buf)
             })
@@ -468,7 +482,7 @@ mod tests {
             odd
         });
         for at in 200..=255 {
-            let mut buf = pool.allocate(usize::from(at) * 2000).unwrap();
+            let mut buf = pool.allocate_anywhere(usize::from(at) * 2000).unwrap();
             assert_eq!(buf.as_ptr() as usize % BLOCK_BYTES, 0);
             buf.fill(at);
             bufs.push((at, buf));

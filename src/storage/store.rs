@@ -38,6 +38,8 @@ pub(super) const RETRY_NS: u64 = 1_000_000_000;
 /// An open file nobody uses is closed after this.
 const FILE_IDLE_NS: u64 = 30_000_000_000;
 const HOUSEKEEPING_NS: u64 = 100_000_000;
+/// Pieces of the read cache given up for room in the arenas, before memory outside of them is taken.
+const EVICTIONS_FOR_ARENA: usize = 8;
 
 fn token(kind: u64, dir: usize, number: u64) -> Token {
     Token(u64::from(TOKEN_OWNER) << 56 | kind << 48 | (dir as u64) << 32 | number & 0xffff_ffff)
@@ -370,8 +372,17 @@ impl Storage {
 
     /// Memory from the pool, at the cost of the read cache where needed.
     pub(super) fn allocate(&mut self, len: usize) -> Option<AlignedBuf> {
-        loop {
+        // Pieces of the cache are as large as what takes their place: some few make room, unless the arenas are broken up.
+        for _ in 0..EVICTIONS_FOR_ARENA {
             if let Some(buf) = self.options.pool.allocate(len) {
+                return Some(buf);
+            }
+            if !self.cache.evict_one() {
+                break;
+            }
+        }
+        loop {
+            if let Some(buf) = self.options.pool.allocate_anywhere(len) {
                 return Some(buf);
             }
             if !self.cache.evict_one() {

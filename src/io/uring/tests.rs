@@ -250,7 +250,7 @@ fn memory_that_may_not_be_locked_is_written_the_plain_way() {
         let Payload::Opened { file } = io.block_on(Op::Open { path, mode }).payload else {
             panic!("not opened")
         };
-        let bufs: Vec<_> = (0..16).map(|_| pool.allocate(4 << 20).unwrap().freeze()).collect();
+        let bufs: Vec<_> = (0..16).map(|_| pool.allocate_anywhere(4 << 20).unwrap().freeze()).collect();
         for data in bufs {
             let len = data.len();
             assert_eq!(io.block_on(Op::Write { file, offset: 0, data, sync: false }).result, Ok(len));
