@@ -556,6 +556,11 @@ impl Broker {
         }
     }
 
+    /// The shard it is the broker of.
+    pub fn shard(&self) -> usize {
+        self.shard
+    }
+
     // ---- the end ----
 
     /// Flushes all logs; see [`Storage::begin_stop`].

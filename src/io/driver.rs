@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::buffer::BufferPool;
@@ -134,6 +135,14 @@ impl Io for Driver {
 
     fn listen(&mut self, address: SocketAddr, shared: bool) -> io::Result<(Handle, SocketAddr)> {
         each!(self, io => io.listen(address, shared))
+    }
+
+    fn detach(&mut self, socket: Handle) -> Option<OwnedFd> {
+        each!(self, io => io.detach(socket))
+    }
+
+    fn attach(&mut self, socket: OwnedFd) -> io::Result<Handle> {
+        each!(self, io => io.attach(socket))
     }
 
     fn random(&mut self) -> u64 {

@@ -16,6 +16,7 @@
 //!   `Read` returns the bytes read, short only at the end of the file.
 //! - A [`Handle`] is closed by [`Op::Close`] alone, which also ends what is pending on it (ECANCELED, or as it would have
 //!   ended). It is dead once the `Close` is submitted: ops submitted later end with EBADF, those before still run first.
+//! - A socket changes drivers by [`Io::detach`] and [`Io::attach`]; its old handle is dead.
 //! - What is refused at once (EBADF, EINVAL) is told by a completion too.
 
 pub mod affinity;
@@ -38,6 +39,7 @@ pub mod wake;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use buffer::{AlignedBuf, Received, Slice};
@@ -264,6 +266,19 @@ pub trait Io {
 
     /// A listening socket on `address`; with `shared`, one of several on the same address (SO_REUSEPORT).
     fn listen(&mut self, address: SocketAddr, shared: bool) -> io::Result<(Handle, SocketAddr)>;
+
+    /// Takes a socket without ops in flight out of this driver, to be given to another; `None`, and it stays, where that
+    /// cannot be.
+    fn detach(&mut self, socket: Handle) -> Option<OwnedFd> {
+        let _ = socket;
+        None
+    }
+
+    /// Takes over a connected socket that another driver has given up.
+    fn attach(&mut self, socket: OwnedFd) -> io::Result<Handle> {
+        let _ = socket;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Random bytes (ids, tokens; never for logic that a seed must repeat outside the driver).
     fn random(&mut self) -> u64;

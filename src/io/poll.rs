@@ -292,6 +292,20 @@ impl Io for PollIo {
         Ok((handle.map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?, bound))
     }
 
+    fn detach(&mut self, socket: Handle) -> Option<OwnedFd> {
+        self.sock(socket).ok().filter(|sock| sock.is_idle())?;
+        match self.handles.remove(socket)? {
+            (Entry::Socket(sock), _) => Some(sock.socket.into()),
+            _ => None,
+        }
+    }
+
+    fn attach(&mut self, socket: OwnedFd) -> io::Result<Handle> {
+        let sock = Sock::new(socket.into())?;
+        let handle = self.handles.insert(Entry::Socket(sock));
+        handle.map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))
+    }
+
     fn random(&mut self) -> u64 {
         getrandom::u64().expect("the kernel has random bytes")
     }

@@ -24,7 +24,7 @@ use std::fs::File;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use io_uring::{opcode, squeue, types};
@@ -420,6 +420,15 @@ impl Io for UringIo {
         let (listener, bound) = self.options.socket.listen(address, shared)?;
         let handle = self.handles.insert(listener).map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))?;
         Ok((handle, bound))
+    }
+
+    fn detach(&mut self, socket: Handle) -> Option<OwnedFd> {
+        self.handles.get(socket).filter(|open| open.ops == 0)?;
+        self.handles.remove(socket).map(|(socket, _)| socket)
+    }
+
+    fn attach(&mut self, socket: OwnedFd) -> io::Result<Handle> {
+        self.handles.insert(socket).map_err(|_| io::Error::from_raw_os_error(libc::EMFILE))
     }
 
     fn random(&mut self) -> u64 {

@@ -71,6 +71,13 @@ impl<W: Clone> Mailbox<W> {
         (inboxes, self.outboxes.iter().map(|outbox| outbox.waiting.len()).sum())
     }
 
+    /// Wakes a peer that is given something by another way.
+    pub fn wake<I: Io<Waker = W>>(&self, peer: usize, io: &mut I) {
+        if let Some(waker) = &self.outboxes[peer].waker {
+            io.wake(waker);
+        }
+    }
+
     pub fn send(&mut self, to: usize, mail: Mail) {
         self.outboxes[to].waiting.push_back(mail);
     }

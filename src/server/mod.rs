@@ -4,6 +4,7 @@
 //! logs and its listeners; when all are ready the addresses are reported. Stop: each shard flushes its logs; the process
 //! ends when all have.
 
+pub mod balance;
 pub mod clients;
 pub mod connection;
 pub mod connection_quota;
@@ -32,6 +33,7 @@ use crate::protocol::Uuid;
 use crate::storage::{self, CleanerOptions, Storage, StorageOptions};
 use crate::tune::measure::Measured;
 
+use balance::Balance;
 use connection::Limits;
 use connection_quota::ConnectionQuota;
 use local::Door;
@@ -95,6 +97,7 @@ struct Plan {
     memory_bytes: usize,
     cleaner_bytes_per_second: f64,
     connections: Arc<ConnectionQuota>,
+    balance: Arc<Balance>,
     seed: u128,
     stop: Arc<AtomicBool>,
 }
@@ -134,6 +137,7 @@ impl Server {
         let plan = Arc::new(Plan {
             cleaner_bytes_per_second: share::cleaner_bytes_per_second(&config, &measured(&config)),
             connections: Arc::new(ConnectionQuota::new(&config.sockets, open_files_max)),
+            balance: Arc::new(Balance::new(shards)),
             config: Arc::new(config),
             driver,
             shards,
@@ -515,6 +519,7 @@ fn limits(plan: &Plan) -> ShardLimits {
     let sockets = &plan.config.sockets;
     ShardLimits {
         connections: plan.connections.clone(),
+        balance: plan.balance.clone(),
         connection: Limits {
             in_flight_max: sockets.connection_requests_max,
             frame_bytes_max: sockets.request_max_bytes,

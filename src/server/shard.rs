@@ -3,22 +3,23 @@
 //! [`Shard::turn`] is the only entry: submit and take completions, take mail, run what is due, answer. Nothing in it
 //! blocks but the driver's wait for the next event. Threads (`server::run`) and the simulation call it in a loop.
 
+mod accept; // how connections come
 mod calls; // what the control thread asks
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use slab::Slab;
 
+use super::balance::Balance;
 use super::clients::Clients;
 use super::connection::{Connection, Limits, Next};
-use super::connection_quota::{ConnectionQuota, Full};
+use super::connection_quota::ConnectionQuota;
 use super::local::{self, Calls};
 use super::mailbox::Mailbox;
 use super::token::{Kind, Owner, Token};
 use crate::broker::Broker;
-use crate::broker::request::{Head, Peer, Reply, Request, RequestId, Response};
+use crate::broker::request::{Head, Reply, Request, RequestId, Response};
 use crate::io::buffer::Received;
 use crate::io::{Completion, Errno, Handle, Io, Op, Payload};
 use crate::metrics::ShardMetrics;
@@ -42,6 +43,7 @@ const SLOW_READER_NS: u64 = 10_000_000_000;
 pub struct ShardLimits {
     /// All shards' connections together.
     pub connections: Arc<ConnectionQuota>,
+    pub balance: Arc<Balance>,
     pub connection: Limits,
     /// Bytes of requests that all connections may hold before they are whole.
     pub input_bytes_max: usize,
@@ -119,6 +121,7 @@ impl<I: Io> Shard<I> {
         self.completions = completions;
         // After the wait, so that what mail asks for is submitted with this turn and not with the next event.
         self.take_mail();
+        self.take_arrivals();
         self.take_calls();
         self.close_idle();
         self.close_slow_reader();
@@ -180,6 +183,7 @@ impl<I: Io> Shard<I> {
     fn has_work(&self) -> bool {
         !self.dirty.is_empty()
             || self.mail.has_mail()
+            || self.limits.balance.has_arrivals(self.broker.shard())
             || self.broker.has_work()
             || self.calls.as_ref().is_some_and(|calls| !calls.is_empty())
     }
@@ -194,11 +198,6 @@ impl<I: Io> Shard<I> {
             let Some((from, mail)) = self.mail.receive() else { break };
             self.broker.mail(&mut self.io, from, mail);
         }
-    }
-
-    fn accept(&mut self, index: u32) {
-        let listener = self.listeners[index as usize].0;
-        self.io.submit(Op::Accept { listener }, Token::new(Owner::Server, Kind::Accept, index).into());
     }
 
     fn complete(&mut self, completion: Completion) {
@@ -221,56 +220,6 @@ impl<I: Io> Shard<I> {
             }
             Kind::Other => {}
         }
-    }
-
-    fn accepted(&mut self, listener: u32, completion: Completion) {
-        if let Payload::Accepted { socket, peer } = completion.payload {
-            self.open_connection(listener, socket, peer);
-        } else if let Err(errno) = completion.result
-            && !self.stopping
-        {
-            tracing::warn!(%errno, "a connection could not be accepted");
-        }
-        if !completion.more {
-            if self.stopping {
-                self.close_socket(self.listeners[listener as usize].0);
-            } else {
-                self.accept(listener);
-            }
-        }
-    }
-
-    fn open_connection(&mut self, listener: u32, socket: Handle, peer: Option<SocketAddr>) {
-        let ip = peer.map(|peer| peer.ip());
-        if self.stopping || !self.admit(ip) {
-            self.metrics().connections_refused.add(1);
-            return self.close_socket(socket);
-        }
-        let host = peer.map_or_else(|| Arc::from("/unknown"), |peer| Arc::from(format!("/{}", peer.ip())));
-        let peer = Peer { host, listener: self.listeners[listener as usize].1 };
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let connection =
-            Connection::new(socket, peer, ip, self.next_generation, self.limits.connection, self.io.now());
-        let index = self.connections.insert(connection) as u32;
-        self.metrics().connections_opened.add(1);
-        self.receive(index);
-    }
-
-    fn admit(&mut self, ip: Option<IpAddr>) -> bool {
-        match self.limits.connections.open(ip) {
-            Ok(()) => return true,
-            Err(Full::Broker { max }) => {
-                tracing::warn!(?ip, max, "connection refused: max.connections are open")
-            }
-            Err(Full::Address { max }) => {
-                tracing::warn!(
-                    ?ip,
-                    max,
-                    "connection refused: max.connections.per.ip of this address are open"
-                );
-            }
-        }
-        false
     }
 
     fn receive(&mut self, index: u32) {
@@ -539,7 +488,7 @@ impl<I: Io> Shard<I> {
             let connection = self.connections.remove(index as usize);
             self.input_bytes -= connection.input_bytes();
             self.broker.release_reply(connection.held_bytes());
-            self.limits.connections.close(connection.ip);
+            self.forget_connection(connection.ip);
             self.metrics().connections_closed.add(1);
             self.close_socket(connection.socket);
         }

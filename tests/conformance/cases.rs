@@ -46,6 +46,7 @@ pub fn all<I: Io>() -> Vec<(&'static str, Case<I>)> {
         a_cancel_of_nothing_finds_nothing
         closing_ends_what_is_pending
         a_stale_handle_is_refused_and_returns_the_buffer
+        a_detached_socket_is_taken_over
         a_thousand_connections
         a_missing_file_is_an_error
         a_file_is_written_and_read_back_directly
@@ -531,6 +532,29 @@ fn a_stale_handle_is_refused_and_returns_the_buffer<I: Io>(io: &mut I, env: &mut
     assert_eq!(io.error(Op::Sync { file, data_only: true }), libc::EBADF);
     assert_eq!(io.write(file, 0, b"x"), Err(Errno(libc::EBADF)));
     io.ok(Op::Close { handle: server });
+}
+
+fn a_detached_socket_is_taken_over<I: Io>(io: &mut I, _env: &mut dyn Env) {
+    let mut io = Driver::new(io);
+    let (client, server) = io.pair();
+    let pending = io.submit(Op::Receive { socket: client });
+    io.settle();
+    assert!(io.io.detach(client).is_none(), "an op is in flight");
+    let sent = io.send(server, b"before");
+    assert_eq!(io.receive(pending, 6), b"before");
+    assert_eq!(io.next(sent).result, Ok(6));
+    // What has no descriptor stays where it is.
+    let Some(socket) = io.io.detach(server) else { return };
+    assert_eq!(io.error(Op::Receive { socket: server }), libc::EBADF);
+    assert!(io.io.detach(server).is_none());
+    let sent = io.send(client, b"meanwhile");
+    assert_eq!(io.next(sent).result, Ok(9));
+    let server = io.io.attach(socket).unwrap();
+    let receive = io.submit(Op::Receive { socket: server });
+    assert_eq!(io.receive(receive, 9), b"meanwhile");
+    let answer = io.send(server, b"after");
+    assert_eq!(io.receive(pending, 5), b"after");
+    assert_eq!(io.next(answer).result, Ok(5));
 }
 
 fn a_thousand_connections<I: Io>(io: &mut I, _env: &mut dyn Env) {

@@ -68,6 +68,36 @@ fn the_page_tells_what_happened() {
     }
 }
 
+/// The kernel deals connections out by a hash: unequal more often than not.
+#[test]
+fn connections_are_spread_over_the_shards() {
+    let broker = Broker::with(&["shards=2"]);
+    let open = |broker: &Broker| {
+        let found = samples(&broker.get("/metrics").body);
+        ["0", "1"].map(|shard| {
+            let name = format!(
+                "kafka_server_socket_server_metrics_connection_count{{networkProcessor=\"{shard}\"}}"
+            );
+            *found.get(&name).unwrap_or_else(|| panic!("no {name}")) as usize
+        })
+    };
+    // A connection is there for the client before a shard has taken it.
+    let reach = |broker: &Broker, wanted: &dyn Fn([usize; 2]) -> bool| {
+        let last = (0..500).map(|_| open(broker)).find(|found| wanted(*found));
+        assert!(last.is_some(), "{:?}", open(broker));
+    };
+    let mut streams = Vec::new();
+    for count in 1..=9 {
+        streams.push(std::net::TcpStream::connect(&broker.kafka).unwrap());
+        reach(&broker, &|found| found.iter().sum::<usize>() == count && found[0].abs_diff(found[1]) <= 1);
+    }
+    // What a connection that was handed over took of the balance is given back too.
+    drop(streams);
+    reach(&broker, &|found| found == [0, 0]);
+    let _four: Vec<_> = (0..4).map(|_| std::net::TcpStream::connect(&broker.kafka).unwrap()).collect();
+    reach(&broker, &|found| found == [2, 2]);
+}
+
 #[test]
 fn what_is_too_much_is_in_the_totals_alone() {
     let broker = Broker::with(&[

@@ -10,6 +10,7 @@ use ringlog::config::{BrokerConfig, Settings};
 use ringlog::io::Io;
 use ringlog::io::buffer::BufferPool;
 use ringlog::metadata::{Embedded, OpenOptions};
+use ringlog::server::balance::Balance;
 use ringlog::server::connection::Limits;
 use ringlog::server::connection_quota::ConnectionQuota;
 use ringlog::server::mailbox::PostOffice;
@@ -192,6 +193,7 @@ impl Sim {
         let dir_ids: Vec<_> = opened.directories.iter().map(|directory| directory.id).collect();
         let seed = u128::from(self.context.rng.next());
         let mut metadata = Some(opened.embedded);
+        let limits = limits(count);
         for (shard, mut io) in ios.into_iter().enumerate() {
             let pool = BufferPool::new(POOL_BYTES);
             let storage = Storage::open(&mut io, self.storage_options(shard, &pool)).map_err(text)?;
@@ -208,7 +210,7 @@ impl Sim {
             };
             let broker = Broker::open(&mut io, parts).map_err(text)?;
             let (handle, _) = io.listen(self.context.address, count > 1).map_err(text)?;
-            let mut shard = Shard::new(io, broker, post.mailbox(shard), vec![(handle, 0)], limits());
+            let mut shard = Shard::new(io, broker, post.mailbox(shard), vec![(handle, 0)], limits.clone());
             let own = shard.io.id();
             for (at, other) in self.shards.iter_mut().enumerate() {
                 shard.set_waker(at, SimWaker(other.io.id()));
@@ -397,9 +399,10 @@ impl Sim {
     }
 }
 
-fn limits() -> ShardLimits {
+fn limits(shards: usize) -> ShardLimits {
     ShardLimits {
         connections: Arc::new(ConnectionQuota::new(&BrokerConfig::default().sockets, 10_000)),
+        balance: Arc::new(Balance::new(shards)),
         connection: Limits { in_flight_max: 5, frame_bytes_max: 100 << 20 },
         input_bytes_max: 32 << 20,
         idle_ns: 600 * SECOND_NS,

@@ -45,6 +45,11 @@ impl Sock {
         socket.set_nonblocking(true)?;
         Ok(Sock { socket, reader: None, writer: None, resting: false, interest: EventFlags::empty() })
     }
+
+    /// Nobody waits for it, and epoll does not know it.
+    pub fn is_idle(&self) -> bool {
+        self.reader.is_none() && self.writer.is_none() && self.interest.is_empty()
+    }
 }
 
 impl PollIo {
