@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::{ErrorCode, Uuid};
 
 use super::MetadataError;
-use super::image::{Broker, ClusterImage, Partition, Topic};
+use super::image::{Broker, ClusterImage, Partition, QuotaEntity, ResourceKind, Topic};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +36,17 @@ pub enum Change {
     /// The same for the broker with this id, or for all brokers.
     SetBrokerConfig {
         broker: Option<i32>,
+        values: BTreeMap<String, Option<String>>,
+    },
+    /// The same for a group or a subscription to clients' metrics.
+    SetResourceConfig {
+        kind: ResourceKind,
+        name: String,
+        values: BTreeMap<String, Option<String>>,
+    },
+    /// The same for a quota; its values are numbers as text.
+    SetClientQuota {
+        entity: QuotaEntity,
         values: BTreeMap<String, Option<String>>,
     },
     /// Gives out the ids from `first` on, which has to be the next one.
@@ -129,6 +140,16 @@ impl ClusterImage {
                 let configs = self.broker_configs.entry(name).or_default();
                 set_values(configs, values);
                 self.broker_configs.retain(|_, configs| !configs.is_empty());
+            }
+            Change::SetResourceConfig { kind, name, values } => {
+                let named = self.resource_configs.entry(*kind).or_default();
+                set_values(named.entry(name.clone()).or_default(), values);
+                named.retain(|_, configs| !configs.is_empty());
+                self.resource_configs.retain(|_, named| !named.is_empty());
+            }
+            Change::SetClientQuota { entity, values } => {
+                set_values(self.client_quotas.entry(entity.clone()).or_default(), values);
+                self.client_quotas.retain(|_, quota| !quota.is_empty());
             }
             Change::AllocateProducerIds { first, count } => {
                 let end = first

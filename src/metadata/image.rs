@@ -18,6 +18,10 @@ pub struct ClusterImage {
     pub brokers: BTreeMap<i32, Broker>,
     /// Dynamic values by broker id; under "" those of all brokers.
     pub broker_configs: BTreeMap<String, BTreeMap<String, String>>,
+    /// Own values of groups and of subscriptions to clients' metrics, by kind and name; none is empty.
+    pub resource_configs: BTreeMap<ResourceKind, BTreeMap<String, BTreeMap<String, String>>>,
+    /// None is empty.
+    pub client_quotas: BTreeMap<QuotaEntity, BTreeMap<String, String>>,
     /// The first producer id that has not been given out.
     pub next_producer_id: i64,
     /// Finalized feature levels.
@@ -28,6 +32,17 @@ pub struct ClusterImage {
     /// Partitions by log directory.
     pub(super) directory_counts: BTreeMap<Uuid, usize>,
 }
+
+/// What has values of its own beside topics and brokers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResourceKind {
+    Group,
+    ClientMetrics,
+}
+
+/// Whom a quota is for: names by `user`, `client-id` or `ip`; no name for all that have no quota of their own.
+pub type QuotaEntity = BTreeMap<String, Option<String>>;
 
 /// A broker as clients are told of it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -89,6 +104,8 @@ impl ClusterImage {
             revision: 0,
             brokers: BTreeMap::new(),
             broker_configs: BTreeMap::new(),
+            resource_configs: BTreeMap::new(),
+            client_quotas: BTreeMap::new(),
             next_producer_id: 0,
             features: BTreeMap::new(),
             topics: BTreeMap::new(),
@@ -142,6 +159,20 @@ impl ClusterImage {
     /// Dynamic values of all brokers.
     pub fn default_broker_config(&self) -> &BTreeMap<String, String> {
         self.named_broker_config("")
+    }
+
+    /// Own values of a group or a subscription.
+    pub fn resource_config(&self, kind: ResourceKind, name: &str) -> &BTreeMap<String, String> {
+        static EMPTY: BTreeMap<String, String> = BTreeMap::new();
+        self.resource_configs.get(&kind).and_then(|named| named.get(name)).unwrap_or(&EMPTY)
+    }
+
+    /// The groups or the subscriptions that have own values, by name.
+    pub fn configured(
+        &self,
+        kind: ResourceKind,
+    ) -> impl Iterator<Item = (&String, &BTreeMap<String, String>)> {
+        self.resource_configs.get(&kind).into_iter().flatten()
     }
 
     fn named_broker_config(&self, name: &str) -> &BTreeMap<String, String> {

@@ -24,13 +24,15 @@ use crate::protocol::{DecodeError, Message, Reader, Uuid};
 use crate::record::{Decompressor, RecordBatch, batches};
 
 use super::files;
-use super::image::{ClusterImage, Partition, Topic};
+use super::image::{ClusterImage, Partition, ResourceKind, Topic};
 use super::open::{Found, OpenError};
 
 const METADATA_LOG: &str = "__cluster_metadata-0";
 /// Kafka's resource types.
 const TOPIC_RESOURCE: i8 = 2;
 const BROKER_RESOURCE: i8 = 4;
+const CLIENT_METRICS_RESOURCE: i8 = 16;
+const GROUP_RESOURCE: i8 = 32;
 /// The most that one batch of the metadata log may unpack to: Kafka's own limit is 8 MiB.
 const BATCH_BYTES_MAX: usize = 64 << 20;
 
@@ -327,6 +329,13 @@ impl Imported {
             match resource {
                 BROKER_RESOURCE if !values.is_empty() => {
                     image.broker_configs.insert(name, values);
+                }
+                GROUP_RESOURCE | CLIENT_METRICS_RESOURCE if !values.is_empty() => {
+                    let kind = match resource {
+                        GROUP_RESOURCE => ResourceKind::Group,
+                        _ => ResourceKind::ClientMetrics,
+                    };
+                    image.resource_configs.entry(kind).or_default().insert(name, values);
                 }
                 TOPIC_RESOURCE => {
                     self.configs.insert((TOPIC_RESOURCE, name), values);

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::protocol::Uuid;
 
 use super::change::{Change, uuid_text};
-use super::image::{Broker, ClusterImage, Partition, Topic};
+use super::image::{Broker, ClusterImage, Partition, QuotaEntity, ResourceKind, Topic};
 
 const FORMAT: u32 = 1;
 /// What a disk writes whole.
@@ -45,6 +45,10 @@ enum SnapshotLine {
         features: BTreeMap<String, i16>,
         brokers: Vec<Broker>,
         broker_configs: BTreeMap<String, BTreeMap<String, String>>,
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        resource_configs: BTreeMap<ResourceKind, BTreeMap<String, BTreeMap<String, String>>>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        client_quotas: Vec<(QuotaEntity, BTreeMap<String, String>)>,
     },
     Topic {
         name: String,
@@ -127,6 +131,8 @@ pub fn snapshot(image: &ClusterImage) -> Vec<u8> {
         features: image.features.clone(),
         brokers: image.brokers.values().cloned().collect(),
         broker_configs: image.broker_configs.clone(),
+        resource_configs: image.resource_configs.clone(),
+        client_quotas: image.client_quotas.iter().map(|(who, quota)| (who.clone(), quota.clone())).collect(),
     };
     push_line(&mut out, &to_json(&header));
     for topic in image.topics() {
@@ -209,6 +215,8 @@ fn image_of_header(line: SnapshotLine) -> Result<ClusterImage, String> {
         features,
         brokers,
         broker_configs,
+        resource_configs,
+        client_quotas,
     } = line
     else {
         return Err("there is no header".to_owned());
@@ -220,6 +228,8 @@ fn image_of_header(line: SnapshotLine) -> Result<ClusterImage, String> {
     image.features = features;
     image.brokers = brokers.into_iter().map(|broker| (broker.id, broker)).collect();
     image.broker_configs = broker_configs;
+    image.resource_configs = resource_configs;
+    image.client_quotas = client_quotas.into_iter().collect();
     Ok(image)
 }
 

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::metadata::{BrokerEndpoint, NewPartition, NewTopic};
+use crate::metadata::{BrokerEndpoint, NewPartition, NewTopic, ResourceKind};
 
 fn id(number: u8) -> Uuid {
     let mut bytes = [0; 16];
@@ -37,6 +37,12 @@ fn changes() -> impl Strategy<Value = Change> {
         2 => (topic_id(), values()).prop_map(|(topic_id, values)| Change::SetTopicConfig { topic_id, values }),
         1 => (proptest::option::of(1..3), values())
             .prop_map(|(broker, values)| Change::SetBrokerConfig { broker, values }),
+        1 => (any::<bool>(), "[gh]", values()).prop_map(|(group, name, values)| {
+            let kind = if group { ResourceKind::Group } else { ResourceKind::ClientMetrics };
+            Change::SetResourceConfig { kind, name, values }
+        }),
+        1 => (proptest::collection::btree_map("[uv]", proptest::option::of("[ -~]{0,3}"), 1..3), values())
+            .prop_map(|(entity, values)| Change::SetClientQuota { entity, values }),
         1 => (0..3_i64, 0..3).prop_map(|(blocks, count)| Change::AllocateProducerIds {
             first: blocks * 1000,
             count: count * 1000,

@@ -23,7 +23,7 @@ pub use change::{Change, NewPartition, NewTopic};
 pub use directories::LogDirectory;
 pub use embedded::{Embedded, Event, OpenError, OpenOptions, Opened, ProposalId};
 pub use error::MetadataError;
-pub use image::{Broker, BrokerEndpoint, ClusterImage, Partition, Topic};
+pub use image::{Broker, BrokerEndpoint, ClusterImage, Partition, QuotaEntity, ResourceKind, Topic};
 pub use plan::{Planner, TopicRequest};
 
 /// The top byte of this module's tokens.

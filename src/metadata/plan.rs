@@ -315,7 +315,8 @@ impl Planner<'_> {
         Ok(assignments.into_values().cloned().collect())
     }
 
-    fn check_assignment(&self, replicas: &[i32], factor: usize) -> Result<(), MetadataError> {
+    /// Whether a partition may have these replicas beside others with `factor`.
+    pub fn check_assignment(&self, replicas: &[i32], factor: usize) -> Result<(), MetadataError> {
         let invalid = |message: String| Err(MetadataError::new(ErrorCode::InvalidReplicaAssignment, message));
         if replicas.is_empty() {
             return invalid("The manual partition assignment includes an empty replica list.".to_owned());
