@@ -79,7 +79,9 @@ fn unsafe_code_stands_under_io() {
             if line.trim() == "#[allow(unsafe_code)]" && source.path.ends_with("src/lib.rs") {
                 continue;
             }
-            let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            // What stands between quotation marks is text.
+            let code: String = line.split('"').step_by(2).collect();
+            let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
             if words.into_iter().any(|word| matches!(word, "unsafe" | "unsafe_code")) {
                 faults.push(format!("{}:{number}", source.path.display()));
             }

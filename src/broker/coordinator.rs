@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::Broker;
 use super::group::{
     ASSIGNORS, AppendId, ConsumerConfig, DeletedTopic, Effect, GroupConfig, GroupCoordinator, GroupRequest,
     MigrationPolicy, Now, OFFSETS_TOPIC, ReplyTo, TopicLookup,
@@ -18,6 +17,7 @@ use super::mail::{Answer, GatherRef};
 use super::partition::{Waiter, WaiterTo};
 use super::request::{Forwarded, Head, RequestId, Response};
 use super::transaction::{Marker, TRANSACTION_TOPIC};
+use super::{Broker, features};
 use crate::config::BrokerConfig;
 use crate::io::Io;
 use crate::metadata::{ClusterImage, Topic};
@@ -44,9 +44,10 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    pub fn new(config: &BrokerConfig, offsets_partitions: i32, seed: u128) -> Coordinator {
+    pub fn new(config: &BrokerConfig, image: &ClusterImage, seed: u128) -> Coordinator {
+        let offsets_partitions = super::offsets_partitions(image, config);
         Coordinator {
-            groups: GroupCoordinator::new(group_config(config, seed), offsets_partitions),
+            groups: GroupCoordinator::new(group_config(config, image, seed), offsets_partitions),
             seed,
             topics_created: 0,
             waiting: Slab::new(),
@@ -58,7 +59,7 @@ impl Coordinator {
     }
 }
 
-fn group_config(config: &BrokerConfig, seed: u128) -> GroupConfig {
+fn group_config(config: &BrokerConfig, image: &ClusterImage, seed: u128) -> GroupConfig {
     let groups = &config.groups;
     let consumer = &groups.consumer;
     let assignors = ASSIGNORS.iter().copied();
@@ -74,7 +75,7 @@ fn group_config(config: &BrokerConfig, seed: u128) -> GroupConfig {
         durable: config.ack_levels.all == crate::config::AckLevel::Durable,
         member_id_seed: seed,
         consumer: ConsumerConfig {
-            is_served: groups.consumer_protocol,
+            is_served: groups.consumer_protocol && features::has_consumer_groups(image),
             session_timeout_ms: consumer.session_timeout.default_ms,
             heartbeat_interval_ms: consumer.heartbeat_interval.default_ms,
             assignment_interval_ms: consumer.assignment_interval.default_ms,
@@ -338,8 +339,8 @@ impl Broker {
         if self.image.topics().any(|topic| old.topic_by_id(topic.id).is_none()) {
             coordinator.topics_created = self.image.revision;
         }
-        if old.broker_configs != self.image.broker_configs {
-            coordinator.groups.reconfigure(group_config(&self.config, coordinator.seed));
+        if old.broker_configs != self.image.broker_configs || old.features != self.image.features {
+            coordinator.groups.reconfigure(group_config(&self.config, &self.image, coordinator.seed));
         }
     }
 

@@ -11,6 +11,7 @@ use super::fetch_session::SessionFetch;
 use super::mail::{Answer, GatherRef};
 use super::request::Head;
 use super::transaction::MarkersOf;
+use crate::io::DiskSpace;
 use crate::protocol::Uuid;
 
 /// The topics and partitions of a request in its order.
@@ -77,6 +78,8 @@ pub enum Kind {
     Markers(MarkersOf),
     /// WriteTxnMarkers: each marker's producer and how many of the topics are its.
     WriteTxnMarkers(Vec<(i64, usize)>),
+    /// DescribeLogDirs: what the file systems of the directories hold.
+    LogDirs(Vec<Option<DiskSpace>>),
 }
 
 impl Gather {

@@ -11,6 +11,7 @@
 mod admissions; // transactional appends that wait to be part of their transaction
 pub mod controller; // shard 0: cluster changes, one after the other
 mod coordinator; // the group coordinator's appends and loading
+pub mod features; // feature levels
 mod fetch_session; // incremental fetch sessions
 mod gather; // requests whose parts are out
 pub mod group; // groups of both protocols, and offsets
@@ -141,8 +142,7 @@ impl Broker {
             sessions: FetchSessions::new(shard, config.fetch_session_slots),
             reply_memory,
             controller: metadata.filter(|_| control).map(|metadata| Controller::new(metadata, shards)),
-            coordinator: control
-                .then(|| Coordinator::new(&config, offsets_partitions(&image, &config), seed)),
+            coordinator: control.then(|| Coordinator::new(&config, &image, seed)),
             transactions: None,
             metrics: storage.metrics().clone(),
             storage,
@@ -198,11 +198,6 @@ impl Broker {
     /// A directory that is not configured any more counts as the first one: opening the log there then says what is wrong.
     fn dir_index(&self, directory: Uuid) -> usize {
         self.dir_ids.iter().position(|id| *id == directory).unwrap_or(0)
-    }
-
-    /// Total and free bytes of a directory's file system; -1 when not known.
-    fn disk_space(&self, _dir: usize) -> (i64, i64) {
-        (-1, -1)
     }
 
     /// When a client that waits `timeout_ms` is told that it took too long.

@@ -12,7 +12,7 @@ use super::poll::{PollIo, PollOptions};
 use super::socket::SocketOptions;
 use super::uring::{UringIo, UringOptions};
 use super::wake::Waker;
-use super::{Completion, DirEntry, Handle, Io, Op, Stats, Token};
+use super::{Completion, DirEntry, DiskSpace, Handle, Io, Op, Stats, Token, file};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DriverKind {
@@ -151,6 +151,10 @@ impl Io for Driver {
 
     fn block_on(&mut self, op: Op) -> Completion {
         each!(self, io => io.block_on(op))
+    }
+
+    fn disk_space(&self, path: &Path) -> Option<DiskSpace> {
+        file::disk_space(path)
     }
 
     fn list_dir(&mut self, path: &Path) -> io::Result<Vec<DirEntry>> {

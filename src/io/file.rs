@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
-use super::{DirEntry, OpenMode};
+use super::{DirEntry, DiskSpace, OpenMode};
 
 impl OpenMode {
     pub(super) fn flags(self) -> i32 {
@@ -42,6 +42,15 @@ pub fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
     }
     entries.sort_unstable();
     Ok(entries)
+}
+
+/// What is free, and what there is, under `path`.
+pub fn disk_space(path: &Path) -> Option<DiskSpace> {
+    let space = rustix::fs::statvfs(path).ok()?;
+    Some(DiskSpace {
+        total_bytes: space.f_blocks.saturating_mul(space.f_frsize),
+        usable_bytes: space.f_bavail.saturating_mul(space.f_frsize),
+    })
 }
 
 /// Locks `path` exclusively, created where missing; `None` when another holds it. An open-file-description lock: it

@@ -235,6 +235,14 @@ pub struct Stats {
     pub system_calls: u64,
 }
 
+/// Bytes of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    pub total_bytes: u64,
+    /// What unprivileged writers may still take.
+    pub usable_bytes: u64,
+}
+
 /// A driver. One a shard, used by its thread alone.
 pub trait Io {
     /// Wakes a sleeping [`Io::turn`] from another thread.
@@ -282,6 +290,13 @@ pub trait Io {
 
     /// Random bytes (ids, tokens; never for logic that a seed must repeat outside the driver).
     fn random(&mut self) -> u64;
+
+    /// Bytes of the file system under `path`, from one call that local file systems answer from memory; for what
+    /// administrators ask now and then. `None` where it is not known.
+    fn disk_space(&self, path: &Path) -> Option<DiskSpace> {
+        let _ = path;
+        None
+    }
 
     // ---- blocking, for start-up, recovery and tools only: no other op may be in flight ----
 

@@ -3,15 +3,17 @@
 
 use std::borrow::Cow;
 
+use crate::broker::Broker;
+use crate::broker::features::{FEATURES, Feature};
 use crate::broker::request::{Head, Reply, Request, Response};
-use crate::broker::transaction::TRANSACTION_VERSION;
+use crate::metadata::ClusterImage;
 use crate::protocol::messages::api_versions_request::ApiVersionsRequest;
 use crate::protocol::messages::api_versions_response::{
     ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
 };
 use crate::protocol::{ApiKey, Array, ErrorCode};
 
-pub fn handle(request: Request<'_>) -> Reply {
+pub fn handle(broker: &Broker, request: Request<'_>) -> Reply {
     let head = request.head;
     if !ApiKey::ApiVersions.is_served(head.version) {
         return Reply::Now(unsupported(head));
@@ -29,29 +31,15 @@ pub fn handle(request: Request<'_>) -> Reply {
     let response = ApiVersionsResponse {
         api_keys: ApiKey::ALL.iter().filter(|key| super::is_handled(**key)).map(|key| entry(*key)).collect(),
         supported_features: supported_features(head.version),
-        finalized_features_epoch: 0,
-        finalized_features: FEATURES.iter().map(finalized_feature).collect(),
+        finalized_features_epoch: broker.image.revision as i64,
+        finalized_features: FEATURES
+            .iter()
+            .filter_map(|feature| finalized_feature(feature, &broker.image))
+            .collect(),
         ..Default::default()
     };
     Reply::Now(Response::of(&head, &response))
 }
-
-/// A feature whose level clients act on.
-struct Feature {
-    name: &'static str,
-    min: i16,
-    max: i16,
-    level: i16,
-}
-
-/// The levels cannot be changed: they are what this broker does.
-const FEATURES: &[Feature] = &[
-    Feature { name: "group.version", min: 0, max: GROUP_VERSION, level: GROUP_VERSION },
-    Feature { name: "transaction.version", min: 0, max: TRANSACTION_VERSION, level: TRANSACTION_VERSION },
-];
-
-/// Consumer groups are served.
-const GROUP_VERSION: i16 = 1;
 
 /// Clients before version 4 fail over a feature that may be off, and are not told of it.
 fn supported_features(version: i16) -> Array<'static, SupportedFeatureKey<'static>> {
@@ -64,12 +52,14 @@ fn supported_features(version: i16) -> Array<'static, SupportedFeatureKey<'stati
     shown.map(key).collect()
 }
 
-fn finalized_feature(feature: &Feature) -> FinalizedFeatureKey<'static> {
-    FinalizedFeatureKey {
+/// A feature that is off has no level.
+fn finalized_feature(feature: &Feature, image: &ClusterImage) -> Option<FinalizedFeatureKey<'static>> {
+    let level = feature.level(image);
+    (level > 0).then_some(FinalizedFeatureKey {
         name: Cow::Borrowed(feature.name),
-        max_version_level: feature.level,
-        min_version_level: feature.level,
-    }
+        max_version_level: level,
+        min_version_level: level,
+    })
 }
 
 fn unsupported(head: Head) -> Response {

@@ -20,8 +20,11 @@ use crate::protocol::messages::{
     incremental_alter_configs_response as incrementally,
 };
 
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
+pub const TOPIC: i8 = 2;
+pub const BROKER: i8 = 4;
+pub const BROKER_LOGGER: i8 = 8;
+pub const CLIENT_METRICS: i8 = 16;
+pub const GROUP: i8 = 32;
 
 // ---- describe ----
 

@@ -7,7 +7,7 @@ use crate::broker::Broker;
 use crate::broker::gather::{Gather, Kind, Layout};
 use crate::broker::mail::{Answer, Query, Task};
 use crate::broker::request::{Reply, Request, Response};
-use crate::io::Io;
+use crate::io::{DiskSpace, Io};
 use crate::protocol::ErrorCode;
 use crate::protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;
 use crate::protocol::messages::describe_log_dirs_response::{
@@ -45,7 +45,8 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
             }
         }
     }
-    super::scatter(broker, io, head, layout, queries, Kind::Plain)
+    let space = broker.config.log_dirs.iter().map(|dir| io.disk_space(dir)).collect();
+    super::scatter(broker, io, head, layout, queries, Kind::LogDirs(space))
 }
 
 pub fn execute(broker: &mut Broker, task: Task<'_>) -> Option<Answer> {
@@ -60,6 +61,9 @@ pub fn execute(broker: &mut Broker, task: Task<'_>) -> Option<Answer> {
 pub fn finish(broker: &mut Broker, gather: Gather) -> Response {
     let dirs = broker.config.log_dirs.clone();
     let mut found: Vec<Vec<DescribeLogDirsTopic<'_>>> = dirs.iter().map(|_| Vec::new()).collect();
+    let Kind::LogDirs(space) = gather.kind else {
+        return Response::of(&gather.head, &DescribeLogDirsResponse::default());
+    };
     let mut answers = gather.answers.into_iter();
     for (topic, _, partitions) in gather.layout.topics() {
         let mut by_dir: Vec<Vec<DescribeLogDirsPartition>> = dirs.iter().map(|_| Vec::new()).collect();
@@ -83,13 +87,17 @@ pub fn finish(broker: &mut Broker, gather: Gather) -> Response {
     }
     let results = dirs.iter().zip(found).enumerate().map(|(index, (dir, topics))| {
         let online = broker.storage.is_online(index);
-        let (total_bytes, usable_bytes) = broker.disk_space(index);
+        // -1: not known.
+        let bytes = |of: fn(&DiskSpace) -> u64| {
+            let known = space.get(index).and_then(Option::as_ref).map(of);
+            known.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
+        };
         DescribeLogDirsResult {
             error_code: if online { 0 } else { ErrorCode::KafkaStorageError.code() },
             log_dir: Cow::Owned(dir.display().to_string()),
             topics: topics.into(),
-            total_bytes,
-            usable_bytes,
+            total_bytes: bytes(|space| space.total_bytes),
+            usable_bytes: bytes(|space| space.usable_bytes),
             ..Default::default()
         }
     });

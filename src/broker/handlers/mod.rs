@@ -3,24 +3,34 @@
 //! A handler decodes the request and either answers, or scatters [`Query`]s over the shards that own the partitions
 //! (`execute` does one, `finish` makes the answer of all), or has it forwarded to the shard that can answer alone.
 
+mod acls;
 mod api_versions;
+mod client_quotas;
 mod configs;
 mod create_partitions;
 mod create_topics;
+mod delegation_tokens;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_log_dirs;
 mod describe_producers;
+mod describe_quorum;
 mod describe_topic_partitions;
+mod describe_user_scram_credentials;
+mod elect_leaders;
 pub mod fetch;
 mod find_coordinator;
 pub mod init_producer_id;
+mod list_config_resources;
 mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
 pub mod produce;
+mod reassignments;
 pub mod txn_offset_commit;
+mod unregister_broker;
+mod update_features;
 pub mod write_txn_markers;
 
 use super::gather::{Gather, Kind, Layout};
@@ -46,7 +56,7 @@ pub fn is_handled(api_key: ApiKey) -> bool {
 pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Reply {
     let api_key = request.head.api_key;
     if api_key == ApiKey::ApiVersions {
-        return api_versions::handle(request);
+        return api_versions::handle(broker, request);
     }
     if !is_handled(api_key) || !api_key.is_served(request.head.version) {
         return Reply::Close(format!("{api_key} version {} is not served", request.head.version));
@@ -65,6 +75,21 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
         ApiKey::FindCoordinator => find_coordinator::handle(broker, io, request),
         ApiKey::WriteTxnMarkers => write_txn_markers::handle(broker, io, request),
         ApiKey::DescribeProducers => describe_producers::handle(broker, io, request),
+        ApiKey::DescribeAcls => acls::describe(request),
+        ApiKey::CreateAcls => acls::create(request),
+        ApiKey::DeleteAcls => acls::delete(request),
+        ApiKey::CreateDelegationToken
+        | ApiKey::RenewDelegationToken
+        | ApiKey::ExpireDelegationToken
+        | ApiKey::DescribeDelegationToken => delegation_tokens::handle(request),
+        ApiKey::ElectLeaders => elect_leaders::handle(broker, request),
+        ApiKey::AlterPartitionReassignments => reassignments::alter(broker, request),
+        ApiKey::ListPartitionReassignments => reassignments::list(request),
+        ApiKey::DescribeClientQuotas => client_quotas::describe(broker, request),
+        ApiKey::DescribeUserScramCredentials => describe_user_scram_credentials::handle(request),
+        ApiKey::DescribeQuorum => describe_quorum::handle(broker, request),
+        ApiKey::UnregisterBroker => unregister_broker::handle(broker, request),
+        ApiKey::ListConfigResources => list_config_resources::handle(broker, request),
         // Groups, transactions and the cluster's changes live on one shard.
         _ => broker.forward(io, &request, CONTROL_SHARD),
     }
@@ -80,6 +105,8 @@ pub fn handle_forwarded(broker: &mut Broker, io: &mut impl Io, request: Forwarde
         ApiKey::CreatePartitions => create_partitions::handle(broker, io, request),
         ApiKey::AlterConfigs => configs::alter(broker, io, request),
         ApiKey::IncrementalAlterConfigs => configs::incremental_alter(broker, io, request),
+        ApiKey::AlterClientQuotas => client_quotas::alter(broker, io, request),
+        ApiKey::UpdateFeatures => update_features::handle(broker, io, request),
         ApiKey::InitProducerId => init_producer_id::handle(broker, io, request),
         ApiKey::AddPartitionsToTxn
         | ApiKey::AddOffsetsToTxn

@@ -333,6 +333,48 @@ def _():
     tool("e2e", "--topic", "jt-e2e", "--num-records", 100, "--producer-acks", "all", "--record-size", 100, want="Percentiles")
 
 
+@check("kafka-features and kafka-metadata-quorum")
+def _():
+    out = tool("features", "describe", want=r"Feature: transaction.version\s.*FinalizedVersionLevel: 2")
+    assert re.search(r"Feature: group.version\s.*FinalizedVersionLevel: 1", out), out
+    tool("features", "downgrade", "--feature", "group.version=0", want="group.version was downgraded to 0")
+    try:
+        assert re.search(r"Feature: group.version\s.*FinalizedVersionLevel: 0", tool("features", "describe"))
+    finally:
+        tool("features", "upgrade", "--feature", "group.version=1", want="group.version was upgraded to 1")
+    refused("features", "upgrade", "--feature", "transaction.version=7", want="only supports versions 0-2")
+    tool("metadata-quorum", "describe", "--status", want=r'CurrentVoters:\s+\[\{"id": 1, ')
+    tool("metadata-quorum", "describe", "--replication", want=r"^1\s.*Leader")
+
+
+@check("kafka-leader-election and kafka-reassign-partitions: what one broker can say")
+def _():
+    create("jt-elect", 2)
+    tool("leader-election", "--election-type", "preferred", "--topic", "jt-elect", "--partition", 0, want="Valid replica already elected")
+    tool("leader-election", "--election-type", "unclean", "--topic", "jt-elect", "--partition", 1, want="Valid replica already elected")
+    tool("leader-election", "--election-type", "preferred", "--all-topic-partitions")
+    tool("reassign-partitions", "--list", want="No partition reassignments found")
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as plan:
+        json.dump({"version": 1, "partitions": [{"topic": "jt-elect", "partition": 0, "replicas": [1]}]}, plan)
+        plan.flush()
+        file = ("--reassignment-json-file", plan.name)
+        tool("reassign-partitions", "--execute", *file, want="Successfully started partition reassignment")
+        tool("reassign-partitions", "--verify", *file, want="partition jt-elect-0 is completed")
+
+
+@check("kafka-acls, SCRAM and quotas without an authorizer")
+def _():
+    refused("acls", "--list", want="No Authorizer is configured")
+    refused("acls", "--add", "--allow-principal", "User:a", "--operation", "Read", "--topic", "t", want="No Authorizer is configured")
+    user = ("--entity-type", "users", "--entity-name", "jt-user")
+    tool("configs", "--alter", *user, "--add-config", "producer_byte_rate=1024,request_percentage=12.5", want="Completed updating")
+    tool("configs", "--describe", *user, want="producer_byte_rate=1024.0, request_percentage=12.5")
+    tool("configs", "--alter", *user, "--delete-config", "producer_byte_rate", want="Completed updating")
+    out = tool("configs", "--describe", "--entity-type", "users", want="'jt-user' are request_percentage=12.5$")
+    assert "SCRAM" not in out, out
+    refused("configs", "--alter", *user, "--add-config", "consumer_byte_rate=-1", want="must be greater than 0")
+
+
 @check("kafka-dump-log: rolled segments and their indexes, batch by batch")
 def _():
     create("jt-dump", 1, "segment.bytes=1048576", "index.interval.bytes=4096")
