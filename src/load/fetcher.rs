@@ -56,7 +56,8 @@ pub struct Fetcher {
     verify: bool,
     backoff_ns: u64,
     run: u32,
-    filler: Filler,
+    /// What the records' values end with; `None` where those of other runs are read, whose text is not known.
+    filler: Option<Filler>,
     tools: Tools,
     next_id: i32,
     /// When something last came.
@@ -89,7 +90,7 @@ impl Fetcher {
             verify: options.verify,
             backoff_ns: options.retry_backoff_ns,
             run,
-            filler: Filler::new(run, options.record_bytes),
+            filler: (!all_runs).then(|| Filler::new(run, options.record_bytes)),
             tools: Tools::default(),
             next_id: 0,
             progress_ns: 0,
@@ -295,7 +296,7 @@ impl Fetcher {
         let mut group = Group::default();
         for batch in batches(bytes) {
             match batch {
-                Ok(batch) if *verify => check.batch(&batch, Some(filler), tools, |identity, _, new| {
+                Ok(batch) if *verify => check.batch(&batch, filler.as_ref(), tools, |identity, _, new| {
                     records += 1;
                     if new && identity.run == *run {
                         group.add(identity, turn.now_ns, turn.recorder);
