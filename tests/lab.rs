@@ -14,6 +14,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_ringlog");
 struct Broker {
     child: Child,
     address: String,
+    http: String,
     dir: tempfile::TempDir,
 }
 
@@ -24,15 +25,17 @@ impl Broker {
             .args(["serve", "--log", "error"])
             .args(["--set", &format!("log.dirs={}", dir.path().join("data").display())])
             .args(["--set", "listeners=PLAINTEXT://127.0.0.1:0", "--set", "shards=1"])
+            .args(["--set", "ringlog.http.listener=http://127.0.0.1:0"])
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let mut broker = Broker { child, address: String::new(), dir };
+        let mut broker = Broker { child, address: String::new(), http: String::new(), dir };
         let mut line = String::new();
         BufReader::new(broker.child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let mut words = line.split_whitespace().skip(1);
         broker.address = words.next().expect("the broker is ready").to_owned();
+        broker.http = words.next().expect("and serves HTTP").to_owned();
         broker
     }
 
@@ -98,6 +101,17 @@ fn arrivals_follow_their_plan_to_the_record() {
         assert_eq!(acked, records, "{args:?}");
         assert_eq!(report["latency"]["ack"]["count"], records);
     }
+}
+
+#[test]
+fn what_other_runs_wrote_is_read_and_checked() {
+    let broker = Broker::start();
+    for records in ["700", "300"] {
+        broker.report(&["--topic", "kept", "--keep", "--records", records, "--consumers", "0"]);
+    }
+    let report = broker.report(&["--topic", "kept", "--producers", "0", "--consumers", "2"]);
+    assert_eq!(report["consumed"]["records"], 1000);
+    assert_eq!(report["verification"]["read"]["corrupt"], 0);
 }
 
 #[test]
@@ -281,4 +295,37 @@ fn two_brokers_are_loaded_in_turn_and_few_rounds_decide_nothing() {
     assert!(code == 3 && text.contains("writes no files"), "{text}");
     let (code, _) = compare(&["--base", "127.0.0.1:1", "--candidate", "127.0.0.1:1", "--", "--records", "1"]);
     assert_eq!(code, 3);
+}
+
+#[test]
+fn top_shows_what_the_broker_did() {
+    let broker = Broker::start();
+    broker.report(&["--records", "1500", "--record-size", "100"]);
+    let top = |args: &[&str]| Command::new(BINARY).arg("top").arg(&broker.http).args(args).output().unwrap();
+    let output = top(&["--once", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let frame: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(frame["records_produced_total"], 1500.0);
+    assert_eq!(frame["shards"].as_array().unwrap().len(), 1);
+    assert!(
+        frame["apis"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|api| api["api"] == "Produce" && api["p99_ms"].as_f64() > Some(0.0))
+    );
+    let output = top(&["--count", "2", "--interval", "100ms"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().filter(|line| line.starts_with("shard busy")).count(), 2, "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80) && !text.contains('\u{1b}'), "{text}");
+
+    assert_eq!(top(&["--interval", "1ms"]).status.code(), Some(2));
+    // The broker's other port speaks no HTTP, and nobody listens on the last one.
+    for (url, code) in [(broker.address.as_str(), 5), ("127.0.0.1:1", 5), ("nonsense", 2)] {
+        let output = Command::new(BINARY).args(["top", url, "--once"]).output().unwrap();
+        assert!(
+            matches!(output.status.code(), Some(found) if found == code || found == 1 && code == 5),
+            "{url}: {output:?}"
+        );
+    }
 }

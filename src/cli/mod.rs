@@ -30,6 +30,7 @@ mod output;
 mod produce;
 mod serve;
 mod start;
+mod top;
 mod topic;
 mod tune;
 
@@ -66,6 +67,8 @@ enum Command {
     Config(config::Args),
     /// Ask whether the broker serves, for health checks
     Health(health::Args),
+    /// Watch a broker live: shards, requests, bytes, latency, the journal, clients
+    Top(top::Args),
     /// Show what is in the files of a data directory, and where they are damaged
     Dump(dump::Args),
     /// Look at the host's settings, change them and put them back, measure its disks
@@ -86,6 +89,7 @@ pub fn run() -> ExitCode {
         Command::Group(args) => group::run(args),
         Command::Config(args) => config::run(args),
         Command::Health(args) => health::run(args),
+        Command::Top(args) => top::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Completions(args) => completions::run(args, Cli::command()),
