@@ -32,6 +32,7 @@ mod load; // a log from its files
 mod log; // one log's offsets, segments and tail
 mod logs; // all logs, by id
 mod lookup; // by timestamp
+mod memory; // from the pool, or at the cost of the read cache
 mod observe; // what metrics and health show
 mod producers; // what a batch changes in the producer state
 mod read; // tail, memory, disk

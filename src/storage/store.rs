@@ -23,7 +23,6 @@ use super::segment::{NewBatch, Segment};
 use super::start::{open_blocking, sync_dir_blocking};
 use super::stop::StopPhase;
 use super::types::*;
-use crate::io::buffer::AlignedBuf;
 use crate::io::{Completion, Errno, Io, Op, OpenMode, Token};
 use crate::record::{BatchHeader, assign, set_log_append_time};
 
@@ -38,8 +37,6 @@ pub(super) const RETRY_NS: u64 = 1_000_000_000;
 /// An open file nobody uses is closed after this.
 const FILE_IDLE_NS: u64 = 30_000_000_000;
 const HOUSEKEEPING_NS: u64 = 100_000_000;
-/// Pieces of the read cache given up for room in the arenas, before memory outside of them is taken.
-const EVICTIONS_FOR_ARENA: usize = 8;
 
 fn token(kind: u64, dir: usize, number: u64) -> Token {
     Token(u64::from(TOKEN_OWNER) << 56 | kind << 48 | (dir as u64) << 32 | number & 0xffff_ffff)
@@ -358,37 +355,6 @@ impl Storage {
         let buf = self.allocate(chunk_bytes).ok_or(AppendError::Busy)?;
         self.dirs[dir].journal.add_chunk(buf);
         Ok(())
-    }
-
-    /// Whether memory and journal of the log's directory take more appends now.
-    pub fn has_room(&self, log: LogId) -> bool {
-        let Some(log) = self.logs.get(log) else { return false };
-        let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
-        let journal = &self.dirs[log.dir].journal;
-        pinned + super::journal::CHUNK_BYTES <= self.options.tail_max_bytes
-            && journal.used_bytes() < self.options.journal_max_bytes
-            && !journal.is_stalled()
-    }
-
-    /// Memory from the pool, at the cost of the read cache where needed.
-    pub(super) fn allocate(&mut self, len: usize) -> Option<AlignedBuf> {
-        // Pieces of the cache are as large as what takes their place: some few make room, unless the arenas are broken up.
-        for _ in 0..EVICTIONS_FOR_ARENA {
-            if let Some(buf) = self.options.pool.allocate(len) {
-                return Some(buf);
-            }
-            if !self.cache.evict_one() {
-                break;
-            }
-        }
-        loop {
-            if let Some(buf) = self.options.pool.allocate_anywhere(len) {
-                return Some(buf);
-            }
-            if !self.cache.evict_one() {
-                return None;
-            }
-        }
     }
 
     fn place(&mut self, io: &mut impl Io, id: LogId, batch: &[u8], placing: &Placing) {

@@ -1,0 +1,41 @@
+//! The memory that appends, flushes and reads take: from the pool, and what the pool lacks from the read cache.
+
+use super::store::Storage;
+use super::types::LogId;
+use crate::io::buffer::AlignedBuf;
+
+/// Pieces of the read cache given up for room in the arenas, before memory outside of them is taken.
+const EVICTIONS_FOR_ARENA: usize = 8;
+
+impl Storage {
+    /// Whether memory and journal of the log's directory take more appends now.
+    pub fn has_room(&self, log: LogId) -> bool {
+        let Some(log) = self.logs.get(log) else { return false };
+        let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
+        let journal = &self.dirs[log.dir].journal;
+        pinned + super::journal::CHUNK_BYTES <= self.options.tail_max_bytes
+            && journal.used_bytes() < self.options.journal_max_bytes
+            && !journal.is_stalled()
+    }
+
+    /// Memory from the pool, at the cost of the read cache where needed.
+    pub(super) fn allocate(&mut self, len: usize) -> Option<AlignedBuf> {
+        // Pieces of the cache are as large as what takes their place: some few make room, unless the arenas are broken up.
+        for _ in 0..EVICTIONS_FOR_ARENA {
+            if let Some(buf) = self.options.pool.allocate(len) {
+                return Some(buf);
+            }
+            if !self.cache.evict_one() {
+                break;
+            }
+        }
+        loop {
+            if let Some(buf) = self.options.pool.allocate_anywhere(len) {
+                return Some(buf);
+            }
+            if !self.cache.evict_one() {
+                return None;
+            }
+        }
+    }
+}
