@@ -135,6 +135,7 @@ cases! {
     a_cancel_of_nothing_finds_nothing
     closing_ends_what_is_pending
     a_stale_handle_is_refused_and_returns_the_buffer
+    an_exact_receive_fills_its_buffer
     a_detached_socket_is_taken_over
     a_thousand_connections
     a_missing_file_is_an_error

@@ -11,7 +11,7 @@
 //! - Buffers move into the op and come back in its last completion: they belong to the driver in between, so a
 //!   cancelled op can never leave the kernel writing into freed memory.
 //! - Completions of different ops come in any order. Ops on one socket are the caller's to order: at most one
-//!   [`Op::Send`] and one [`Op::Receive`] a socket are in flight.
+//!   [`Op::Send`] and one [`Op::Receive`] or [`Op::ReceiveExact`] a socket are in flight.
 //! - `Send` and `Write` complete when all bytes are taken or with an error; the driver continues short transfers.
 //!   `Read` returns the bytes read, short only at the end of the file.
 //! - A [`Handle`] is closed by [`Op::Close`] alone, which also ends what is pending on it (ECANCELED, or as it would have
@@ -89,6 +89,13 @@ pub enum Op {
     /// Multishot: a completion with [`Payload::Received`] a piece; the peer's end of stream is a last one with `Ok(0)`.
     Receive {
         socket: Handle,
+    },
+    /// Receives `len` bytes behind what `buf` holds, into capacity it has (EINVAL otherwise): for a sender of large frames,
+    /// whose bytes then lie where they are used. Fewer than `len`: the stream ended, or the op with an error.
+    ReceiveExact {
+        socket: Handle,
+        buf: Vec<u8>,
+        len: usize,
     },
     Send {
         socket: Handle,
@@ -170,6 +177,8 @@ pub enum Payload {
         file: Handle,
     },
     Received(Received),
+    /// The buffer of a [`Op::ReceiveExact`], longer by what arrived, whatever the result.
+    Filled(Vec<u8>),
     /// The buffer of a read, in its last completion whatever the result.
     Buffer(AlignedBuf),
     /// The parts of a send, for reuse of their memory.

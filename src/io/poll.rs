@@ -65,11 +65,38 @@ impl Default for PollOptions {
 
 /// What an op in flight waits for.
 enum Flight {
-    Accept { listener: Handle },
-    Receive { socket: Handle },
-    Send { socket: Handle, sending: Sending },
-    Connect { socket: Handle },
+    Accept {
+        listener: Handle,
+    },
+    Receive {
+        socket: Handle,
+    },
+    /// `buf` grows from `start` to `end`, within its capacity.
+    ReceiveExact {
+        socket: Handle,
+        buf: Vec<u8>,
+        start: usize,
+        end: usize,
+    },
+    Send {
+        socket: Handle,
+        sending: Sending,
+    },
+    Connect {
+        socket: Handle,
+    },
     Job,
+}
+
+impl Flight {
+    /// What goes back to the caller with the last completion.
+    fn into_payload(self) -> Payload {
+        match self {
+            Flight::ReceiveExact { buf, .. } => Payload::Filled(buf),
+            Flight::Send { sending, .. } => Payload::Parts(sending.parts),
+            _ => Payload::None,
+        }
+    }
 }
 
 /// What a handle stands for.
@@ -147,11 +174,7 @@ impl PollIo {
     /// The last completion of a flight.
     fn finish(&mut self, key: Key, result: Result<usize, Errno>) {
         let Some((token, flight)) = self.flights.remove(key) else { return };
-        let payload = match flight {
-            Flight::Send { sending, .. } => Payload::Parts(sending.parts),
-            _ => Payload::None,
-        };
-        self.complete(token, result, payload);
+        self.complete(token, result, flight.into_payload());
     }
 
     /// Hands the turn's jobs to the pool and takes what it has done.

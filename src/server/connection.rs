@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use crate::broker::request::{Peer, RequestId, Response, part_len};
 use crate::io::{Handle, Part};
@@ -17,6 +18,10 @@ use crate::protocol::frame::{self, LENGTH_BYTES};
 const INPUT_HIGH_BYTES: usize = 256 * 1024;
 /// The memory of a frame that is still to come is taken when this many times what is here suffices.
 const GROWTH_MAX: usize = 4;
+/// A client that has sent so many frames of [`EXACT_FRAME_BYTES`] in a row has the next ones received where they are used,
+/// without a copy; a client of small requests would pay two receives for each.
+const EXACT_AFTER_FRAMES: u32 = 4;
+const EXACT_FRAME_BYTES: RangeInclusive<usize> = 64 << 10..=2 << 20;
 /// Bytes of answers put into one send; more go with the next.
 const SEND_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Parts of one gathered send.
@@ -45,6 +50,12 @@ pub struct Connection {
     generation: u32,
     next_sequence: u32,
     input: Vec<u8>,
+    /// The capacity of the input while an exact receive fills it, in the driver's hands.
+    exact_bytes: usize,
+    /// What the last exact receive was to bring.
+    exact_lacks: usize,
+    /// Frames of [`EXACT_FRAME_BYTES`] in a row.
+    large_frames: u32,
     slots: VecDeque<Slot>,
     in_flight_max: usize,
     frame_bytes_max: usize,
@@ -62,6 +73,16 @@ enum State {
     Ready(Response),
     /// Answered by nothing.
     Silent,
+}
+
+/// How to go on receiving.
+pub enum Receive {
+    /// Whatever comes.
+    Pieces,
+    /// `len` bytes behind what `buf` holds; it comes back with [`Connection::put_exact`].
+    Exact { buf: Vec<u8>, len: usize },
+    /// Not before the frame that waits has started.
+    Later,
 }
 
 /// What the front of the input holds.
@@ -100,6 +121,9 @@ impl Connection {
             generation,
             next_sequence: 0,
             input: Vec::new(),
+            exact_bytes: 0,
+            exact_lacks: 0,
+            large_frames: 0,
             slots: VecDeque::new(),
             in_flight_max: limits.in_flight_max,
             frame_bytes_max: limits.frame_bytes_max,
@@ -215,7 +239,54 @@ impl Connection {
     }
 
     pub fn input_bytes(&self) -> usize {
-        self.input.capacity()
+        self.input.capacity() + self.exact_bytes
+    }
+
+    /// Takes note of a frame's size.
+    pub fn note_frame(&mut self, len: usize) {
+        let large = EXACT_FRAME_BYTES.contains(&len);
+        self.large_frames = if large { self.large_frames.saturating_add(1) } else { 0 };
+    }
+
+    /// Whether to receive piece by piece no longer.
+    pub fn leaves_pieces(&self) -> bool {
+        self.large_frames >= EXACT_AFTER_FRAMES && self.exact_bytes == 0
+    }
+
+    /// What the next receive is to be. For large frames first the length alone, then the rest.
+    pub fn next_receive(&mut self) -> Receive {
+        if self.large_frames < EXACT_AFTER_FRAMES {
+            return Receive::Pieces;
+        }
+        let lacks = match frame::parse_length(&self.input, self.frame_bytes_max) {
+            Ok(None) => LENGTH_BYTES - self.input.len(),
+            Ok(Some(len)) if EXACT_FRAME_BYTES.contains(&len) => {
+                (LENGTH_BYTES + len).saturating_sub(self.input.len())
+            }
+            // It, or what is wrong with it, is found piece by piece.
+            _ => {
+                self.large_frames = 0;
+                return Receive::Pieces;
+            }
+        };
+        if lacks == 0 {
+            return Receive::Later;
+        }
+        let mut buf = std::mem::take(&mut self.input);
+        buf.reserve_exact(lacks);
+        self.exact_bytes = buf.capacity();
+        self.exact_lacks = lacks;
+        Receive::Exact { buf, len: lacks }
+    }
+
+    pub fn put_exact(&mut self, buf: Vec<u8>) {
+        self.exact_bytes = 0;
+        self.input = buf;
+    }
+
+    /// Whether an exact receive, of which `bytes` have come, has brought all that it was to.
+    pub fn is_exact(&self, bytes: usize) -> bool {
+        bytes == self.exact_lacks
     }
 
     /// Takes the kept input out, to be consumed and put back with [`Connection::put_input`].
@@ -333,6 +404,40 @@ mod tests {
         assert_eq!((connection.held_bytes(), connection.sending_held_bytes), (6, 6));
         let refused = connection.answer(first.sequence, response("again")).unwrap_err();
         assert_eq!(refused.unwrap().held_bytes, 5);
+    }
+
+    #[test]
+    fn large_frames_in_a_row_are_received_exactly() {
+        const LEN: usize = 70_000;
+        let mut connection = connection();
+        connection.frame_bytes_max = 100 << 20;
+        for _ in 0..EXACT_AFTER_FRAMES {
+            assert!(matches!(connection.next_receive(), Receive::Pieces) && !connection.leaves_pieces());
+            connection.note_frame(LEN);
+        }
+        assert!(connection.leaves_pieces());
+        // A part of the next frame has come already; its length is complete.
+        connection.keep(&[0, 1, 0x11]);
+        for (bytes, lacks) in [(&[0x70u8][..], 1), (&vec![7; LEN][..], LEN)] {
+            let Receive::Exact { mut buf, len } = connection.next_receive() else { panic!("exact") };
+            assert_eq!(len, lacks);
+            assert!(!connection.leaves_pieces() && connection.input_bytes() >= buf.len() + len);
+            buf.extend_from_slice(bytes);
+            connection.put_exact(buf);
+            assert!(connection.is_exact(lacks) && !connection.is_exact(lacks - 1));
+        }
+        assert!(matches!(connection.next_receive(), Receive::Later));
+        assert_eq!(connection.take_input().len(), LENGTH_BYTES + LEN);
+        // A small frame ends it; an announcement beyond the limit takes no memory.
+        for length in [[0, 0, 0, 9], [0x7f, 0xff, 0xff, 0xff], [0xff; 4]] {
+            connection.large_frames = EXACT_AFTER_FRAMES;
+            let Receive::Exact { mut buf, len } = connection.next_receive() else { panic!("exact") };
+            assert_eq!(len, LENGTH_BYTES);
+            buf.extend_from_slice(&length);
+            connection.put_exact(buf);
+            assert!(matches!(connection.next_receive(), Receive::Pieces) && !connection.leaves_pieces());
+            assert_eq!(connection.take_input(), length);
+        }
     }
 
     #[test]

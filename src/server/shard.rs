@@ -13,7 +13,7 @@ use slab::Slab;
 
 use super::balance::Balance;
 use super::clients::Clients;
-use super::connection::{Connection, Limits, Next};
+use super::connection::{Connection, Limits, Next, Receive};
 use super::connection_quota::ConnectionQuota;
 use super::local::{self, Calls};
 use super::mailbox::Mailbox;
@@ -224,9 +224,17 @@ impl<I: Io> Shard<I> {
 
     fn receive(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
-        connection.receiving = true;
         let socket = connection.socket;
-        self.io.submit(Op::Receive { socket }, Token::new(Owner::Server, Kind::Receive, index).into());
+        let before = connection.input_bytes();
+        let op = match connection.next_receive() {
+            Receive::Pieces => Op::Receive { socket },
+            Receive::Exact { buf, len } => Op::ReceiveExact { socket, buf, len },
+            Receive::Later => return,
+        };
+        connection.receiving = true;
+        self.input_bytes = self.input_bytes + connection.input_bytes() - before;
+        self.io.submit(op, Token::new(Owner::Server, Kind::Receive, index).into());
+        self.check_input(index);
     }
 
     fn received(&mut self, index: u32, completion: Completion) {
@@ -236,6 +244,7 @@ impl<I: Io> Shard<I> {
             connection.cancelling = false;
         }
         match (completion.result, completion.payload) {
+            (result, Payload::Filled(buf)) => self.take_exact(index, result, buf),
             (Ok(bytes), Payload::Received(piece)) if bytes > 0 => self.take_piece(index, &piece),
             (Err(Errno::CANCELED | Errno::NO_BUFFERS), _) => {}
             (Ok(_), _) => self.begin_close(index, "the client closed it"),
@@ -243,6 +252,24 @@ impl<I: Io> Shard<I> {
         }
         self.keep_receiving(index);
         self.finish_close(index);
+    }
+
+    /// The length of a large frame has come, or all of it.
+    fn take_exact(&mut self, index: u32, result: Result<usize, Errno>, buf: Vec<u8>) {
+        let connection = &mut self.connections[index as usize];
+        connection.put_exact(buf);
+        connection.active_at_ns = self.io.now();
+        match result {
+            Ok(bytes) => {
+                self.metrics().bytes_received.add(bytes as u64);
+                if self.connections[index as usize].is_exact(bytes) {
+                    self.run_input(index);
+                } else {
+                    self.begin_close(index, "the client closed it");
+                }
+            }
+            Err(errno) => self.begin_close(index, &errno.to_string()),
+        }
     }
 
     fn take_piece(&mut self, index: u32, piece: &Received) {
@@ -277,6 +304,10 @@ impl<I: Io> Shard<I> {
         let before = connection.input_bytes();
         connection.keep(bytes);
         self.input_bytes += connection.input_bytes() - before;
+        self.check_input(index);
+    }
+
+    fn check_input(&mut self, index: u32) {
         if self.input_bytes > self.limits.input_bytes_max {
             tracing::warn!(limit = self.limits.input_bytes_max, "no memory left for unfinished requests");
             self.begin_close(index, "no memory left for unfinished requests");
@@ -336,6 +367,7 @@ impl<I: Io> Shard<I> {
         };
         let now_ns = self.io.now();
         let connection = &mut self.connections[index as usize];
+        connection.note_frame(frame.len());
         connection.client =
             self.clients.received(connection.client, header.client_id, frame.len() + LENGTH_BYTES, now_ns);
         self.broker.metrics().api(header.api_key.code()).request_bytes.add(frame.len() as u64);
@@ -447,7 +479,7 @@ impl<I: Io> Shard<I> {
     fn keep_receiving(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         let flooded = connection.is_flooded();
-        if connection.receiving && flooded && !connection.cancelling {
+        if connection.receiving && (flooded || connection.leaves_pieces()) && !connection.cancelling {
             connection.cancelling = true;
             self.io.submit(
                 Op::Cancel { target: Token::new(Owner::Server, Kind::Receive, index).into() },

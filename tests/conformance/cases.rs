@@ -46,6 +46,7 @@ pub fn all<I: Io>() -> Vec<(&'static str, Case<I>)> {
         a_cancel_of_nothing_finds_nothing
         closing_ends_what_is_pending
         a_stale_handle_is_refused_and_returns_the_buffer
+        an_exact_receive_fills_its_buffer
         a_detached_socket_is_taken_over
         a_thousand_connections
         a_missing_file_is_an_error
@@ -532,6 +533,56 @@ fn a_stale_handle_is_refused_and_returns_the_buffer<I: Io>(io: &mut I, env: &mut
     assert_eq!(io.error(Op::Sync { file, data_only: true }), libc::EBADF);
     assert_eq!(io.write(file, 0, b"x"), Err(Errno(libc::EBADF)));
     io.ok(Op::Close { handle: server });
+}
+
+fn an_exact_receive_fills_its_buffer<I: Io>(io: &mut I, _env: &mut dyn Env) {
+    let mut io = Driver::new(io);
+    let (client, server) = io.pair();
+    let sent = pattern(300_000, 3);
+    let with = |front: &[u8], len: usize| {
+        let mut buf = Vec::with_capacity(front.len() + len);
+        buf.extend_from_slice(front);
+        buf
+    };
+    let filled = |completion: Completion| match completion.payload {
+        Payload::Filled(buf) => (completion.result, buf),
+        other => panic!("no buffer: {other:?}"),
+    };
+    // What comes in many parts, what waits already, what is more than asked for.
+    let receive = io.submit(Op::ReceiveExact { socket: server, buf: with(b"front", 200_000), len: 200_000 });
+    for part in sent[..199_980].chunks(9_999) {
+        let token = io.send(client, part);
+        assert_eq!(io.next(token).result, Ok(part.len()));
+    }
+    let rest = io.send(client, &sent[199_980..]);
+    let (result, buf) = filled(io.next(receive));
+    assert!(result == Ok(200_000) && buf[..5] == *b"front" && buf[5..] == sent[..200_000]);
+    let (result, buf) =
+        filled(io.run(Op::ReceiveExact { socket: server, buf: with(b"", 99_999), len: 99_999 }));
+    assert!(result == Ok(99_999) && buf == sent[200_000..299_999]);
+    // The last byte lies in front of what a plain receive brings; then exactly again.
+    let receive = io.submit(Op::Receive { socket: server });
+    assert_eq!(io.receive(receive, 1), sent[299_999..]);
+    assert_eq!(io.next(rest).result, Ok(300_000 - 199_980));
+    io.ok(Op::Cancel { target: receive });
+    while io.next(receive).more {}
+    let refused = io.run(Op::ReceiveExact { socket: server, buf: with(b"xy", 1), len: 2 });
+    assert_eq!(filled(refused), (Err(Errno(libc::EINVAL)), b"xy".to_vec()));
+    let nothing = io.run(Op::ReceiveExact { socket: server, buf: with(b"xy", 1), len: 0 });
+    assert_eq!(filled(nothing), (Ok(0), b"xy".to_vec()));
+    // A cancel and the end of the stream bring what has come.
+    let receive = io.submit(Op::ReceiveExact { socket: server, buf: with(b"", 100), len: 100 });
+    io.settle();
+    io.ok(Op::Cancel { target: receive });
+    assert_eq!(filled(io.next(receive)), (Err(Errno::CANCELED), Vec::new()));
+    let receive = io.submit(Op::ReceiveExact { socket: server, buf: with(b"", 100), len: 100 });
+    let token = io.send(client, b"the end");
+    assert_eq!(io.next(token).result, Ok(7));
+    io.ok(Op::Shutdown { socket: client });
+    assert_eq!(filled(io.next(receive)), (Ok(7), b"the end".to_vec()));
+    io.ok(Op::Close { handle: server });
+    let refused = io.run(Op::ReceiveExact { socket: server, buf: with(b"xy", 1), len: 1 });
+    assert_eq!(filled(refused), (Err(Errno(libc::EBADF)), b"xy".to_vec()));
 }
 
 fn a_detached_socket_is_taken_over<I: Io>(io: &mut I, _env: &mut dyn Env) {

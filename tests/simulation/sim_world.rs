@@ -101,6 +101,13 @@ enum Kind {
     Receive {
         socket: SocketId,
     },
+    /// `buf` grows from `start` to `end`.
+    ReceiveExact {
+        socket: SocketId,
+        buf: Vec<u8>,
+        start: usize,
+        end: usize,
+    },
     Send {
         socket: SocketId,
         parts: Vec<Part>,
@@ -341,6 +348,7 @@ impl World {
     fn trace(&mut self, driver: usize, completion: &Completion) {
         let content = match &completion.payload {
             Payload::Received(bytes) => crc32c::crc32c(bytes),
+            Payload::Filled(bytes) => crc32c::crc32c(bytes),
             Payload::Buffer(buf) => crc32c::crc32c(&buf[..completion.result.unwrap_or(0)]),
             _ => 0,
         };
@@ -393,6 +401,9 @@ impl World {
             Op::Accept { listener } => self.start_accept(driver, listener, token),
             Op::Connect { address } => self.start_connect(driver, address, token),
             Op::Receive { socket } => self.start_receive(driver, socket, token),
+            Op::ReceiveExact { socket, buf, len } => {
+                self.start_receive_exact(driver, socket, buf, len, token)
+            }
             Op::Send { socket, parts } => self.start_send(driver, socket, parts, token),
             Op::Shutdown { socket } => {
                 let result = self.socket(driver, socket).map(|socket| {
@@ -452,6 +463,10 @@ impl World {
             Kind::Receive { socket } => {
                 self.net.sockets[socket].receive = None;
                 Payload::None
+            }
+            Kind::ReceiveExact { socket, buf, .. } => {
+                self.net.sockets[socket].receive = None;
+                Payload::Filled(buf)
             }
             Kind::Send { socket, parts } => {
                 self.net.sockets[socket].send = None;
@@ -999,12 +1014,56 @@ impl World {
         }
     }
 
+    fn start_receive_exact(&mut self, driver: usize, handle: Handle, buf: Vec<u8>, len: usize, token: Token) {
+        let found = match len > buf.capacity() - buf.len() {
+            true => Err(Errno(libc::EINVAL)),
+            false => self.socket(driver, handle),
+        };
+        match found {
+            Ok(socket) if len > 0 => {
+                assert!(self.net.sockets[socket].receive.is_none(), "one receive a socket");
+                let (start, end) = (buf.len(), buf.len() + len);
+                let op = self.add_op(driver, token, Kind::ReceiveExact { socket, buf, start, end });
+                self.net.sockets[socket].receive = Some(op);
+                self.notify(socket);
+            }
+            found => {
+                let payload = Payload::Filled(buf);
+                let completion = Completion { token, result: found.map(|_| 0), more: false, payload };
+                self.drivers[driver].ready.push_back(completion);
+            }
+        }
+    }
+
+    /// Moves what has arrived into the buffer of a `ReceiveExact`; it ends when that is full or the stream has ended.
+    fn fill(&mut self, driver: usize, socket: SocketId, op: u64) {
+        let ended = self.net.sockets[socket].fin || self.net.sockets[socket].deaf;
+        let arrived = &mut self.net.sockets[socket].arrived;
+        let Some(InFlight { kind: Kind::ReceiveExact { buf, start, end, .. }, .. }) =
+            self.drivers[driver].ops.get_mut(&op)
+        else {
+            return;
+        };
+        let len = arrived.len().min(*end - buf.len());
+        buf.extend(arrived.drain(..len));
+        let (got, full) = (buf.len() - *start, buf.len() == *end);
+        if full || ended {
+            self.end_net_op(driver, op, Ok(got));
+        }
+        if len > 0 {
+            self.wake_sender(socket);
+        }
+    }
+
     fn receive_pieces(&mut self, driver: usize, socket: SocketId) {
         self.net.sockets[socket].queued = false;
         let Some(op) = self.net.sockets[socket].receive else { return };
         let Some(token) = self.drivers[driver].ops.get(&op).map(|op| op.token) else { return };
         if self.net.sockets[socket].reset {
             return self.end_net_op(driver, op, Err(Errno::RESET));
+        }
+        if let Some(InFlight { kind: Kind::ReceiveExact { .. }, .. }) = self.drivers[driver].ops.get(&op) {
+            return self.fill(driver, socket, op);
         }
         while !self.net.sockets[socket].arrived.is_empty() {
             if self.drivers[driver].held.get() >= self.options.net.receive_bytes {

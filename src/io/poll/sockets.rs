@@ -61,10 +61,11 @@ impl PollIo {
         flight: Flight,
     ) -> Result<(), (Errno, Payload)> {
         let rests = matches!(flight, Flight::Accept { .. }) && self.clock.now_ns < self.accept_from_ns;
-        let sock = self.sock(handle).map_err(|errno| (errno, Payload::None))?;
-        if sock.reader.is_some() {
-            return Err((Errno(libc::EBUSY), Payload::None));
-        }
+        let sock = match self.sock(handle) {
+            Ok(sock) if sock.reader.is_none() => sock,
+            Ok(_) => return Err((Errno(libc::EBUSY), flight.into_payload())),
+            Err(errno) => return Err((errno, flight.into_payload())),
+        };
         sock.resting = rests;
         let key = self.flights.insert(token, flight);
         self.sock(handle).expect("found above").reader = Some(key);
@@ -128,6 +129,7 @@ impl PollIo {
         if let Some(key) = reader {
             match self.flights.get(key) {
                 Some(Flight::Accept { .. }) => self.accept(handle, key),
+                Some(Flight::ReceiveExact { .. }) => self.fill(handle, key),
                 _ => self.read(handle, key),
             }
         }
@@ -183,6 +185,30 @@ impl PollIo {
                 _ => self.end_reader(handle, Err(errno_of(&error))),
             },
         }
+    }
+
+    fn fill(&mut self, handle: Handle, key: Key) {
+        let Some(Entry::Socket(sock)) = self.handles.get_mut(handle).map(|open| &mut open.file) else {
+            return;
+        };
+        let Some(Flight::ReceiveExact { buf, start, end, .. }) = self.flights.get_mut(key) else { return };
+        let left = *end - buf.len();
+        let result = match sock.socket.recv(&mut buf.spare_capacity_mut()[..left]) {
+            Ok(moved) => {
+                // SAFETY: needed to take what the kernel has written behind the vector's end: `moved` bytes from there,
+                // no more than `left`, which are within the capacity.
+                unsafe { buf.set_len(buf.len() + moved.min(left)) };
+                if moved > 0 && buf.len() < *end {
+                    return;
+                }
+                Ok(buf.len() - *start)
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EINTR) => return,
+                _ => Err(errno_of(&error)),
+            },
+        };
+        self.end_reader(handle, result);
     }
 
     fn write(&mut self, handle: Handle, key: Key) {

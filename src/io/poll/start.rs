@@ -21,6 +21,17 @@ impl PollIo {
         match op {
             Op::Accept { listener } => self.start_reader(token, listener, Flight::Accept { listener }),
             Op::Receive { socket } => self.start_reader(token, socket, Flight::Receive { socket }),
+            Op::ReceiveExact { buf, len, .. } if len > buf.capacity() - buf.len() => {
+                Err((Errno(libc::EINVAL), Payload::Filled(buf)))
+            }
+            Op::ReceiveExact { socket, buf, len } => {
+                let (start, end) = (buf.len(), buf.len() + len);
+                if len == 0 {
+                    self.complete(token, Ok(0), Payload::Filled(buf));
+                    return Ok(());
+                }
+                self.start_reader(token, socket, Flight::ReceiveExact { socket, buf, start, end })
+            }
             Op::Connect { address } => self.start_connect(token, address),
             Op::Send { socket, parts } => self.start_send(token, Sending::new(parts), socket),
             Op::Shutdown { socket } => {
@@ -98,6 +109,7 @@ impl PollIo {
             Some(&(Flight::Accept { listener: socket } | Flight::Receive { socket })) => {
                 self.end_reader(socket, Err(Errno::CANCELED));
             }
+            Some(&Flight::ReceiveExact { socket, .. }) => self.end_reader(socket, Err(Errno::CANCELED)),
             Some(&Flight::Send { socket, .. }) => self.end_writer(socket, Err(Errno::CANCELED)),
             Some(Flight::Job) | None => {}
         }

@@ -29,22 +29,70 @@ pub(super) struct Flight {
 }
 
 pub(super) enum Pending {
-    Accept { listener: Handle },
-    Connect { socket: Socket, address: Box<SockAddr> },
-    Receive { socket: Handle },
+    Accept {
+        listener: Handle,
+    },
+    Connect {
+        socket: Socket,
+        address: Box<SockAddr>,
+    },
+    Receive {
+        socket: Handle,
+    },
+    /// `buf` grows from `start` to `end`, within its capacity.
+    ReceiveExact {
+        socket: Handle,
+        buf: Vec<u8>,
+        start: usize,
+        end: usize,
+    },
     Send(Sending),
-    Shutdown { socket: Handle },
-    Open { path: CString, mode: OpenMode },
-    Read { transfer: Transfer, buf: AlignedBuf },
-    Write { transfer: Transfer, data: Slice, sync: bool },
-    Sync { file: Handle, data_only: bool },
-    Truncate { file: Handle, len: u64 },
-    Allocate { file: Handle, offset: u64, len: u64 },
-    Rename { from: CString, to: CString },
-    Unlink { path: CString, flags: i32 },
-    CreateDir { path: CString },
-    Close { fd: Option<OwnedFd> },
-    Cancel { target: Key },
+    Shutdown {
+        socket: Handle,
+    },
+    Open {
+        path: CString,
+        mode: OpenMode,
+    },
+    Read {
+        transfer: Transfer,
+        buf: AlignedBuf,
+    },
+    Write {
+        transfer: Transfer,
+        data: Slice,
+        sync: bool,
+    },
+    Sync {
+        file: Handle,
+        data_only: bool,
+    },
+    Truncate {
+        file: Handle,
+        len: u64,
+    },
+    Allocate {
+        file: Handle,
+        offset: u64,
+        len: u64,
+    },
+    Rename {
+        from: CString,
+        to: CString,
+    },
+    Unlink {
+        path: CString,
+        flags: i32,
+    },
+    CreateDir {
+        path: CString,
+    },
+    Close {
+        fd: Option<OwnedFd>,
+    },
+    Cancel {
+        target: Key,
+    },
 }
 
 pub(super) struct Sending {
@@ -78,6 +126,7 @@ impl Flight {
         match &self.op {
             Pending::Accept { listener: handle }
             | Pending::Receive { socket: handle }
+            | Pending::ReceiveExact { socket: handle, .. }
             | Pending::Send(Sending { socket: handle, .. })
             | Pending::Shutdown { socket: handle }
             | Pending::Read { transfer: Transfer { file: handle, .. }, .. }
@@ -103,6 +152,11 @@ impl Flight {
                     .build()
             }
             Pending::Receive { .. } => opcode::RecvMulti::new(fd, receive::GROUP).build(),
+            Pending::ReceiveExact { buf, end, .. } => {
+                let len = (*end - buf.len()).min(TRANSFER_BYTES_MAX);
+                let memory = buf.spare_capacity_mut()[..len].as_mut_ptr().cast();
+                opcode::Recv::new(fd, memory, len as u32).flags(libc::MSG_WAITALL).build()
+            }
             Pending::Send(sending) => sending.entry(fd, spare),
             Pending::Shutdown { .. } => opcode::Shutdown::new(fd, libc::SHUT_RDWR).build(),
             Pending::Open { path, mode } => {
@@ -152,6 +206,7 @@ impl Flight {
     pub fn into_payload(self, spare: &mut Vec<Gathered>) -> Payload {
         match self.op {
             Pending::Read { buf, .. } => Payload::Buffer(buf),
+            Pending::ReceiveExact { buf, .. } => Payload::Filled(buf),
             Pending::Send(mut sending) => {
                 sending.put_back(spare);
                 Payload::Parts(sending.parts)

@@ -27,6 +27,13 @@ impl UringIo {
                 Pending::Connect { socket, address: Box::new(SockAddr::from(address)) }
             }
             Op::Receive { socket } => Pending::Receive { socket },
+            Op::ReceiveExact { buf, len, .. } if len > buf.capacity() - buf.len() => {
+                return Err((Errno(libc::EINVAL), Payload::Filled(buf)));
+            }
+            Op::ReceiveExact { socket, buf, len } => {
+                let end = buf.len() + len;
+                Pending::ReceiveExact { socket, start: buf.len(), end, buf }
+            }
             Op::Send { socket, parts } => Pending::Send(Sending::new(socket, parts)),
             Op::Shutdown { socket } => Pending::Shutdown { socket },
             Op::Open { path, mode } => Pending::Open { path: c_path(path).map_err(plain)?, mode },
@@ -74,6 +81,7 @@ impl UringIo {
         let key = self.insert(token, pending);
         match &self.flights.get(key).expect("just inserted").op {
             Pending::Send(sending) if sending.is_done() => self.finish(key, Ok(0)),
+            Pending::ReceiveExact { start, end, .. } if start == end => self.finish(key, Ok(0)),
             Pending::Read { transfer, .. } | Pending::Write { transfer, .. } if transfer.len == 0 => {
                 self.finish(key, Ok(0));
             }
