@@ -70,6 +70,7 @@ fn group_config(config: &BrokerConfig, image: &ClusterImage, seed: u128) -> Grou
         initial_rebalance_delay_ms: clamp_i32(groups.initial_rebalance_delay_ms),
         max_size: clamp_i32(groups.max_size as u64),
         offset_metadata_max_bytes: clamp_i32(groups.offset_metadata_max_bytes as u64),
+        offset_topic_ids: groups.offsets_topic_ids,
         offsets_retention_ms: groups.offsets_retention_ms,
         offsets_retention_check_interval_ms: groups.offsets_retention_check_interval_ms as i64,
         durable: config.ack_levels.all == crate::config::AckLevel::Durable,

@@ -152,6 +152,7 @@ pub struct GroupConfig {
     pub offsets_topic_partitions: i32,
     pub offsets_topic_replication_factor: i16,
     pub offsets_topic_segment_bytes: i32,
+    pub offsets_topic_ids: bool,
     /// As in a batch's attributes: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
     pub offsets_topic_compression_codec: u8,
 }

@@ -295,6 +295,8 @@ pub const RINGLOG_KEYS: &[Key] = &[
         "The most partitions with metrics of their own; the totals cover all."),
     key("ringlog.metrics.topics.max", Int, Some("1000"), Range(0, 1_000_000), ReadOnly,
         "The most topics with metrics of their own; the totals cover all."),
+    key("ringlog.offsets.topic.ids", Boolean, Some("true"), Any, ReadOnly,
+        "Whether committed offsets name their topic's id, as Kafka's do since 4.1 (version 4 of the record). `false`: version 3, which older lag monitors that read __consumer_offsets themselves know (Burrow up to 1.9, kminion up to 2.2)."),
     key("ringlog.partitions.max", Int, Some("200000"), Range(1, 10_000_000), ReadOnly,
         "The most partitions of this broker; a request to create more is refused."),
     key("ringlog.pin", Boolean, Some("true"), Any, ReadOnly,

@@ -197,6 +197,7 @@ impl Values {
                 .any(|name| name == "consumer"),
             consumer: self.consumer_groups(),
             offset_metadata_max_bytes: self.count("offset.metadata.max.bytes"),
+            offsets_topic_ids: self.boolean("ringlog.offsets.topic.ids"),
             offsets_commit_timeout_ms: self.unsigned("offsets.commit.timeout.ms"),
             offsets_retention_ms: self.long("offsets.retention.minutes") * 60_000,
             offsets_retention_check_interval_ms: self.unsigned("offsets.retention.check.interval.ms"),

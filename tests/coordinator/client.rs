@@ -92,7 +92,7 @@ impl Client {
         let at = |partition_index| ListOffsetsPartition {
             partition_index,
             timestamp: -1,
-            current_leader_epoch: -1,
+            ..ListOffsetsPartition::default()
         };
         let topic = ListOffsetsTopic { name: topic.into(), partitions: (0..partitions).map(at).collect() };
         let request = ListOffsetsRequest {

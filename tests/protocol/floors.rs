@@ -48,6 +48,29 @@ fn delete_topics_0() {
 }
 
 #[test]
+fn list_offsets_0() {
+    use list_offsets_request::{ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic};
+    use list_offsets_response::*;
+    let partition =
+        ListOffsetsPartition { partition_index: 7, timestamp: -1, max_num_offsets: 3, ..Default::default() };
+    let topic = ListOffsetsTopic { name: "t".into(), partitions: [partition].into() };
+    let request = ListOffsetsRequest { replica_id: -1, topics: [topic].into(), ..Default::default() };
+    assert_eq!(request.to_bytes(0), bytes![i32 -1, i32 1, str "t", i32 1, i32 7, i64 -1, i32 3]);
+    assert_eq!(request.to_bytes(1), bytes![i32 -1, i32 1, str "t", i32 1, i32 7, i64 -1]);
+    let partition = ListOffsetsPartitionResponse {
+        partition_index: 7,
+        old_style_offsets: [5].into(),
+        timestamp: 9,
+        offset: 5,
+        ..Default::default()
+    };
+    let topic = ListOffsetsTopicResponse { name: "t".into(), partitions: [partition].into() };
+    let response = ListOffsetsResponse { topics: [topic].into(), ..Default::default() };
+    assert_eq!(response.to_bytes(0), bytes![i32 1, str "t", i32 1, i32 7, i16 0, i32 1, i64 5]);
+    assert_eq!(response.to_bytes(1), bytes![i32 1, str "t", i32 1, i32 7, i16 0, i64 9, i64 5]);
+}
+
+#[test]
 fn describe_configs_0() {
     use describe_configs_request::{DescribeConfigsRequest, DescribeConfigsResource};
     use describe_configs_response::*;

@@ -45,7 +45,7 @@ const WITHOUT_ORACLE: &[(&str, &[i16])] = &[
     ("DescribeConfigs", &[0]),
     ("DescribeLogDirs", &[0, 5]),
     ("InitProducerId", &[6]),
-    ("ListOffsets", &[11]),
+    ("ListOffsets", &[0, 11]),
     ("OffsetCommit", &[10]),
     ("OffsetFetch", &[10]),
     ("OffsetForLeaderEpoch", &[0, 1]),

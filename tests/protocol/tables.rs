@@ -67,6 +67,7 @@ const KAFKA: &[(ApiKey, i16, i16, i16)] = &[
 
 /// Served from 0 for clients that still send it, though Kafka 4 starts later.
 const OLDER: &[ApiKey] = &[
+    ApiKey::ListOffsets,
     ApiKey::CreateTopics,
     ApiKey::DeleteTopics,
     ApiKey::OffsetForLeaderEpoch,

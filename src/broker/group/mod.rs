@@ -124,6 +124,8 @@ pub struct GroupConfig {
     pub max_size: i32,
     /// `offset.metadata.max.bytes`
     pub offset_metadata_max_bytes: i32,
+    /// `ringlog.offsets.topic.ids`
+    pub offset_topic_ids: bool,
     /// `offsets.retention.minutes`
     pub offsets_retention_ms: i64,
     /// `offsets.retention.check.interval.ms`
@@ -158,6 +160,7 @@ impl Default for GroupConfig {
             initial_rebalance_delay_ms: 3_000,
             max_size: i32::MAX,
             offset_metadata_max_bytes: 4_096,
+            offset_topic_ids: true,
             offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
             offsets_retention_check_interval_ms: 600_000,
             batch_bytes_max: 1_048_588,

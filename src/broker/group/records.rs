@@ -1,8 +1,9 @@
 //! Groups and offsets as records of `__consumer_offsets`, in Kafka's format.
 //!
 //! A key is its type (2 bytes) and the message in version 0; a value is its version (2 bytes) and the message; a record
-//! without a value deletes. Written as Kafka 4.3 writes them: offsets in version 4, or 1 where a client names a
-//! retention of its own, groups in version 3. Read in every version.
+//! without a value deletes. Written as Kafka 4.3 writes them: groups in version 3, offsets in version 4 where they name a
+//! topic id and 1 where a client names a retention of its own. All others lose nothing in version 3, which the lag monitors
+//! that read this topic themselves know as well. Read in every version.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use super::offsets::CommittedOffset;
 
 /// Offsets were written under this type once, with the same key.
 const LEGACY_OFFSET_COMMIT_KEY: i16 = 0;
-const OFFSET_VALUE_VERSION: i16 = 4;
+pub(super) const OFFSET_VALUE_VERSION: i16 = 3;
+const OFFSET_VALUE_VERSION_WITH_TOPIC_ID: i16 = 4;
 const OFFSET_VALUE_VERSION_WITH_EXPIRY: i16 = 1;
 const GROUP_VALUE_VERSION: i16 = 3;
 
@@ -63,7 +65,8 @@ impl BatchWriter {
     pub fn offset(&mut self, group: &str, topic: &str, partition: i32, value: &CommittedOffset) {
         let version = match value.expire_timestamp_ms {
             Some(_) => OFFSET_VALUE_VERSION_WITH_EXPIRY,
-            None => OFFSET_VALUE_VERSION,
+            None if value.topic_id.is_zero() => OFFSET_VALUE_VERSION,
+            None => OFFSET_VALUE_VERSION_WITH_TOPIC_ID,
         };
         let message = OffsetCommitValue {
             offset: value.offset,

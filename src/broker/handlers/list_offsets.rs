@@ -1,6 +1,9 @@
-//! ListOffsets, versions 1 to 11: the start, the end, the first record at or after a timestamp, the record with the largest
+//! ListOffsets, versions 0 to 11: the start, the end, the first record at or after a timestamp, the record with the largest
 //! timestamp. Nothing is tiered, so "earliest local" is the start, and "latest tiered" does not exist. For readers of
 //! committed data the log ends at its last stable offset.
+//!
+//! Version 0, which Kafka 4 has dropped and lag monitors still send, asks for the bases of segments; it gets one offset here, as exact
+//! as the later versions', or none.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -100,6 +103,7 @@ pub fn finish(gather: Gather) -> Response {
         let partitions = partitions.iter().zip(&mut answers).map(|(&partition_index, answer)| match answer {
             Some(Answer::Offset { offset, timestamp, leader_epoch }) => ListOffsetsPartitionResponse {
                 partition_index,
+                old_style_offsets: (offset >= 0).then_some(offset).into_iter().collect(),
                 offset,
                 timestamp,
                 leader_epoch,

@@ -244,7 +244,8 @@ impl Turn<'_> {
                 if is_metadata_too_large(partition, self.config) {
                     continue;
                 }
-                let value = committed(partition, topic.id, wall_ms, expire_timestamp_ms);
+                let topic_id = if self.config.offset_topic_ids { topic.id } else { Uuid::ZERO };
+                let value = committed(partition, topic_id, wall_ms, expire_timestamp_ms);
                 bytes += OFFSET_OVERHEAD + value.metadata.len();
                 batch.offset(&group.id, &name, partition.partition_index, &value);
                 let index = pending.offsets.len() as i32;

@@ -88,6 +88,23 @@ fn metadata_has_a_limit() {
 }
 
 #[test]
+fn older_readers_of_the_log_can_be_served() {
+    use super::super::records::OFFSET_VALUE_VERSION;
+    for (offset_topic_ids, expected) in [(true, 4), (false, OFFSET_VALUE_VERSION)] {
+        let mut w = World::with(GroupConfig { offset_topic_ids, ..GroupConfig::default() });
+        w.commit("g", &[("orders", 0, 7)]);
+        let log = &w.log[&partition_for("g", PARTITIONS)];
+        let batch = record::RecordBatch::parse(log.last().unwrap()).unwrap();
+        let mut unpacked = Vec::new();
+        let mut records = batch.records(&mut record::Decompressor::default(), &mut unpacked, 1_000).unwrap();
+        let value = records.next().unwrap().unwrap().value.unwrap();
+        assert_eq!(i16::from_be_bytes([value[0], value[1]]), expected);
+        w.restart();
+        assert_eq!(w.fetch("g"), vec![("orders".into(), 0, 7)]);
+    }
+}
+
+#[test]
 fn a_commit_is_answered_and_seen_once_it_is_in_the_log() {
     let mut w = World::new();
     w.commit("g", &[("orders", 0, 1)]);
