@@ -20,6 +20,7 @@ mod ignored_keys;
 mod key;
 mod listener;
 mod properties;
+mod resource_keys;
 mod settings;
 mod topic;
 mod topic_keys;
@@ -36,6 +37,10 @@ pub use describe::{
 pub use key::{Effect, InvalidValue, Key, Reason, Update, Valid, Value, ValueType, split_list};
 pub use listener::{Endpoint, SecurityProtocol, parse_endpoint};
 pub use properties::{MalformedProperties, Property, parse as parse_properties};
+pub use resource_keys::{
+    CLIENT_METRICS_KEYS, GROUP_KEYS, INTERVAL, MATCH, METRICS, SELECTORS, alter_client_metrics, alter_group,
+    describe_client_metrics, describe_group, selector, words,
+};
 pub use settings::{Origin, Settings};
 pub use topic::{Compression, TimestampType, TopicConfig};
 pub use topic_keys::{Synonym, TOPIC_KEYS, TopicKey, Unit, find as find_topic_key};

@@ -154,7 +154,7 @@ fn check_broker_value(key: &Key, value: &str) -> Result<(), AlterError> {
     Ok(())
 }
 
-fn changes(
+pub(super) fn changes(
     current: &BTreeMap<String, String>,
     alterations: &[Alteration<'_>],
     find: &dyn Fn(&str) -> Option<&'static Key>,

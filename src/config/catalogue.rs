@@ -48,6 +48,7 @@ fn row(scope: &'static str, key: &Key, synonyms: Vec<&'static str>) -> Catalogue
             Update::PerBroker => "per-broker",
             Update::ClusterWide => "cluster-wide",
             Update::Topic => "topic",
+            Update::Resource => "resource",
         },
         synonyms,
         ignored: match key.effect {

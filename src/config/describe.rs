@@ -45,6 +45,8 @@ pub enum ConfigSource {
     DynamicDefaultBroker = 3,
     StaticBroker = 4,
     Default = 5,
+    ClientMetrics = 7,
+    Group = 8,
 }
 
 impl ConfigSource {
@@ -136,11 +138,11 @@ fn broker_entry(broker: &BrokerConfig, key: &'static Key, synonyms: Vec<ConfigSy
 }
 
 /// The value in force: without blanks around it, and in the usual spelling.
-fn as_read(key: &Key, text: &str) -> String {
+pub(super) fn as_read(key: &Key, text: &str) -> String {
     key.parse(text).map_or_else(|_| text.to_owned(), |value| value.to_string())
 }
 
-fn broker_synonyms(broker: &BrokerConfig, key: &Key) -> Vec<ConfigSynonym> {
+pub(super) fn broker_synonyms(broker: &BrokerConfig, key: &Key) -> Vec<ConfigSynonym> {
     let dynamic = |value| if key.update == Update::ReadOnly { None } else { value };
     let layers = [
         (dynamic(broker.dynamic_value(key.name)), ConfigSource::DynamicBroker),

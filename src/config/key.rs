@@ -70,6 +70,8 @@ pub enum Update {
     ClusterWide,
     /// At once, set on a topic.
     Topic,
+    /// At once, set on a group or a subscription.
+    Resource,
 }
 
 /// Why a key that Kafka knows does nothing here.

@@ -9,11 +9,14 @@ use crate::config::{self, Alteration, BrokerConfig};
 use crate::protocol::{ErrorCode, Uuid};
 
 use super::change::{Change, NewPartition, NewTopic};
-use super::image::{ClusterImage, Topic};
+use super::image::{ClusterImage, ResourceKind, Topic};
 use super::{MetadataError, OFFSETS_TOPIC, TRANSACTION_TOPIC};
 
 /// Partitions that one request may create, over all its topics, as in Kafka.
 pub const MAX_PARTITIONS_PER_REQUEST: usize = 10_000;
+
+/// Groups, or subscriptions to metrics, that may have values of their own.
+const RESOURCES_MAX: usize = 10_000;
 
 pub struct Planner<'a> {
     pub image: &'a ClusterImage,
@@ -194,6 +197,57 @@ impl Planner<'_> {
         let changes = config::alter_broker(self.config, &BTreeMap::new(), &alterations, broker.is_none())?;
         let own = changes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
         Ok(Change::SetBrokerConfig { broker, values: replacement(self.broker_values(broker), own) })
+    }
+
+    pub fn alter_resource(
+        &self,
+        kind: ResourceKind,
+        name: &str,
+        alterations: &[Alteration<'_>],
+    ) -> Result<Change, MetadataError> {
+        let current = self.image.resource_config(kind, name);
+        let values = self.altered_resource(kind, name, current, alterations)?;
+        Ok(Change::SetResourceConfig { kind, name: name.to_owned(), values })
+    }
+
+    /// As [`Planner::replace_topic_config`].
+    pub fn replace_resource_config(
+        &self,
+        kind: ResourceKind,
+        name: &str,
+        values: &[(&str, Option<&str>)],
+    ) -> Result<Change, MetadataError> {
+        let set = |&(name, value)| Alteration { name, op: config::AlterOp::Set, value };
+        let alterations: Vec<_> = values.iter().map(set).collect();
+        let changes = self.altered_resource(kind, name, &BTreeMap::new(), &alterations)?;
+        let own = changes.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let values = replacement(self.image.resource_config(kind, name), own);
+        Ok(Change::SetResourceConfig { kind, name: name.to_owned(), values })
+    }
+
+    fn altered_resource(
+        &self,
+        kind: ResourceKind,
+        name: &str,
+        current: &BTreeMap<String, String>,
+        alterations: &[Alteration<'_>],
+    ) -> Result<config::Changes, MetadataError> {
+        let invalid = |message: String| Err(MetadataError::new(ErrorCode::InvalidRequest, message));
+        if name.is_empty() {
+            let message = match kind {
+                ResourceKind::Group => "Default group resources are not allowed.",
+                ResourceKind::ClientMetrics => "Subscription name can't be empty",
+            };
+            return invalid(message.to_owned());
+        }
+        let known = self.image.resource_configs.get(&kind);
+        if known.is_some_and(|known| known.len() >= RESOURCES_MAX && !known.contains_key(name)) {
+            return invalid(format!("No more than {RESOURCES_MAX} of them may have values of their own."));
+        }
+        Ok(match kind {
+            ResourceKind::Group => config::alter_group(self.config, current, alterations)?,
+            ResourceKind::ClientMetrics => config::alter_client_metrics(current, alterations)?,
+        })
     }
 
     pub fn allocate_producer_ids(&self, count: i32) -> Change {
