@@ -9,8 +9,8 @@ use std::sync::Arc;
 use slab::Slab;
 
 use super::group::{
-    ASSIGNORS, AppendId, ConsumerConfig, DeletedTopic, Effect, GroupConfig, GroupCoordinator, GroupRequest,
-    MigrationPolicy, Now, OFFSETS_TOPIC, ReplyTo, TopicLookup,
+    ASSIGNORS, AppendId, ConsumerConfig, ConsumerOverrides, DeletedTopic, Effect, GroupConfig,
+    GroupCoordinator, GroupRequest, MigrationPolicy, Now, OFFSETS_TOPIC, ReplyTo, TopicLookup,
 };
 use super::handlers::write_txn_markers;
 use super::mail::{Answer, GatherRef};
@@ -20,7 +20,7 @@ use super::transaction::{Marker, TRANSACTION_TOPIC};
 use super::{Broker, features};
 use crate::config::BrokerConfig;
 use crate::io::Io;
-use crate::metadata::{ClusterImage, Topic};
+use crate::metadata::{ClusterImage, ResourceKind, Topic};
 use crate::protocol::{ApiKey, ErrorCode, Uuid};
 use crate::record::batch::batches;
 use crate::storage::{AckLevel, AppendError, AppendOptions, ReadError, ReadOutcome, ReadRange};
@@ -88,10 +88,24 @@ fn group_config(config: &BrokerConfig, image: &ClusterImage, seed: u128) -> Grou
                 "DISABLED" => MigrationPolicy::Disabled,
                 _ => MigrationPolicy::Bidirectional,
             },
+            overrides: group_overrides(image),
             ..ConsumerConfig::default()
         },
         ..GroupConfig::default()
     }
+}
+
+fn group_overrides(image: &ClusterImage) -> BTreeMap<String, ConsumerOverrides> {
+    let overrides = image.configured(ResourceKind::Group).map(|(group, own)| {
+        let number = |name: &str| own.get(name).and_then(|text| text.trim().parse().ok());
+        let overrides = ConsumerOverrides {
+            session_timeout_ms: number("consumer.session.timeout.ms"),
+            heartbeat_interval_ms: number("consumer.heartbeat.interval.ms"),
+            assignment_interval_ms: number("consumer.assignment.interval.ms"),
+        };
+        (group.clone(), overrides)
+    });
+    overrides.collect()
 }
 
 fn clamp_i32(value: u64) -> i32 {
@@ -340,7 +354,11 @@ impl Broker {
         if self.image.topics().any(|topic| old.topic_by_id(topic.id).is_none()) {
             coordinator.topics_created = self.image.revision;
         }
-        if old.broker_configs != self.image.broker_configs || old.features != self.image.features {
+        let image = &self.image;
+        let same = old.broker_configs == image.broker_configs
+            && old.resource_configs == image.resource_configs
+            && old.features == image.features;
+        if !same {
             coordinator.groups.reconfigure(group_config(&self.config, &self.image, coordinator.seed));
         }
     }

@@ -37,6 +37,7 @@ const KAFKA: &[(ApiKey, i16, i16, i16)] = &[
     (ApiKey::DeleteAcls, 31, 1, 3),
     (ApiKey::DescribeConfigs, 32, 1, 4),
     (ApiKey::AlterConfigs, 33, 0, 2),
+    (ApiKey::AlterReplicaLogDirs, 34, 1, 2),
     (ApiKey::DescribeLogDirs, 35, 1, 5),
     (ApiKey::CreatePartitions, 37, 0, 3),
     (ApiKey::CreateDelegationToken, 38, 1, 3),

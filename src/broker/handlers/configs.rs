@@ -1,14 +1,15 @@
-//! DescribeConfigs (0 to 4), AlterConfigs (0 to 2) and IncrementalAlterConfigs (0 and 1), of topics and of this broker.
+//! DescribeConfigs (0 to 4), AlterConfigs (0 to 2) and IncrementalAlterConfigs (0 and 1), of topics, of this broker, of groups
+//! and of subscriptions to clients' metrics.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::broker::Broker;
 use crate::broker::controller::AdminError;
 use crate::broker::request::{Forwarded, Reply, Request, Response};
 use crate::config::{self, AlterOp, Alteration, ConfigEntry};
 use crate::io::Io;
-use crate::metadata::Change;
+use crate::metadata::{Change, ResourceKind};
 use crate::protocol::ErrorCode;
 use crate::protocol::messages::describe_configs_request::{DescribeConfigsRequest, DescribeConfigsResource};
 use crate::protocol::messages::describe_configs_response::{
@@ -52,7 +53,7 @@ pub fn describe(broker: &mut Broker, request: Request<'_>) -> Reply {
         };
         DescribeConfigsResult {
             error_code: error.as_ref().map_or(0, |error| error.code.code()),
-            error_message: error.map(|error| Cow::Owned(error.message)),
+            error_message: Some(error.map_or(Cow::Borrowed(""), |error| Cow::Owned(error.message))),
             resource_type: resource.resource_type,
             resource_name: resource.resource_name,
             configs,
@@ -80,12 +81,29 @@ fn entries(broker: &Broker, resource: &DescribeConfigsResource<'_>) -> Result<Ve
             this_broker(broker, &resource.resource_name)?;
             Ok(config::describe_broker(&broker.config))
         }
-        _ => Err(unsupported_type()),
+        GROUP | CLIENT_METRICS if resource.resource_name.is_empty() => {
+            let what = if resource.resource_type == GROUP { "Group" } else { "Client metrics subscription" };
+            Err(AdminError::new(ErrorCode::InvalidRequest, format!("{what} name must not be empty")))
+        }
+        GROUP => {
+            let own = broker.image.resource_config(ResourceKind::Group, &resource.resource_name);
+            Ok(config::describe_group(&broker.config, own))
+        }
+        CLIENT_METRICS => {
+            let own = broker.image.resource_config(ResourceKind::ClientMetrics, &resource.resource_name);
+            Ok(config::describe_client_metrics(own))
+        }
+        BROKER_LOGGER if resource.resource_name.is_empty() => {
+            Err(AdminError::new(ErrorCode::InvalidRequest, "Broker id must not be empty"))
+        }
+        // There are no loggers to be set one by one.
+        BROKER_LOGGER => this_broker(broker, &resource.resource_name).map(|_| Vec::new()),
+        _ => Err(AdminError::of(ErrorCode::InvalidRequest)),
     }
 }
 
-fn unsupported_type() -> AdminError {
-    AdminError::new(ErrorCode::InvalidRequest, "Only topics and brokers have configurations here")
+fn unsupported_type(resource_type: i8) -> AdminError {
+    AdminError::new(ErrorCode::InvalidRequest, format!("Unknown resource type {resource_type}"))
 }
 
 fn this_broker(broker: &Broker, name: &str) -> Result<i32, AdminError> {
@@ -208,8 +226,15 @@ fn apply(
     validate_only: bool,
     respond: impl FnOnce(Vec<(i8, String, Result<(), AdminError>)>) -> Response + Send + 'static,
 ) {
-    let changes: Vec<Result<Change, AdminError>> =
-        wanted.iter().map(|resource| change(broker, resource)).collect();
+    let mut times: BTreeMap<(i8, &str), usize> = BTreeMap::new();
+    for (kind, name, ..) in &wanted {
+        *times.entry((*kind, name)).or_default() += 1;
+    }
+    let changes = wanted.iter().map(|resource| match times.get(&(resource.0, &*resource.1)) {
+        Some(1) => change(broker, resource),
+        _ => Err(AdminError::new(ErrorCode::InvalidRequest, "Each resource must appear at most once.")),
+    });
+    let changes: Vec<Result<Change, AdminError>> = changes.collect();
     let names: Vec<(i8, String)> = wanted.into_iter().map(|(kind, name, ..)| (kind, name)).collect();
     if validate_only {
         let results = names.into_iter().zip(changes);
@@ -231,8 +256,13 @@ fn change(broker: &Broker, (resource_type, name, incremental, keys): &Wanted) ->
         return Ok(match *resource_type {
             TOPIC => planner.replace_topic_config(name, &values)?,
             BROKER => planner.replace_broker_config(name, &values)?,
-            _ => return Err(unsupported_type()),
+            GROUP => planner.replace_resource_config(ResourceKind::Group, name, &values)?,
+            CLIENT_METRICS => planner.replace_resource_config(ResourceKind::ClientMetrics, name, &values)?,
+            _ => return Err(unsupported_type(*resource_type)),
         });
+    }
+    if *resource_type == BROKER_LOGGER {
+        return Err(no_logger(broker, name, keys));
     }
     let mut alterations = Vec::with_capacity(keys.len());
     for (key, op, value) in keys {
@@ -244,6 +274,18 @@ fn change(broker: &Broker, (resource_type, name, incremental, keys): &Wanted) ->
     Ok(match *resource_type {
         TOPIC => planner.alter_topic(name, &alterations)?,
         BROKER => planner.alter_broker(name, &alterations)?,
-        _ => return Err(unsupported_type()),
+        GROUP => planner.alter_resource(ResourceKind::Group, name, &alterations)?,
+        CLIENT_METRICS => planner.alter_resource(ResourceKind::ClientMetrics, name, &alterations)?,
+        _ => return Err(unsupported_type(*resource_type)),
     })
+}
+
+fn no_logger(broker: &Broker, name: &str, keys: &[(String, i8, Option<String>)]) -> AdminError {
+    match this_broker(broker, name) {
+        Ok(_) => {
+            let logger = keys.first().map_or("", |(key, ..)| key);
+            AdminError::new(ErrorCode::InvalidConfig, format!("Logger {logger} does not exist!"))
+        }
+        Err(error) => error,
+    }
 }

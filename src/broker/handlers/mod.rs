@@ -4,6 +4,7 @@
 //! (`execute` does one, `finish` makes the answer of all), or has it forwarded to the shard that can answer alone.
 
 mod acls;
+mod alter_replica_log_dirs;
 mod api_versions;
 mod client_quotas;
 mod configs;
@@ -82,6 +83,7 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
         | ApiKey::RenewDelegationToken
         | ApiKey::ExpireDelegationToken
         | ApiKey::DescribeDelegationToken => delegation_tokens::handle(request),
+        ApiKey::AlterReplicaLogDirs => alter_replica_log_dirs::handle(broker, request),
         ApiKey::ElectLeaders => elect_leaders::handle(broker, request),
         ApiKey::AlterPartitionReassignments => reassignments::alter(broker, request),
         ApiKey::ListPartitionReassignments => reassignments::list(request),

@@ -375,6 +375,31 @@ def _():
     refused("configs", "--alter", *user, "--add-config", "consumer_byte_rate=-1", want="must be greater than 0")
 
 
+@check("kafka-configs: groups and brokers; kafka-client-metrics")
+def _():
+    group = ("--entity-type", "groups", "--entity-name", "jt-conf")
+    tool("configs", "--alter", *group, "--add-config", "consumer.session.timeout.ms=50000", want="Completed updating")
+    tool("configs", "--describe", *group, want=r"consumer.session.timeout.ms=50000 sensitive=false synonyms=\{DYNAMIC_GROUP_CONFIG")
+    refused("configs", "--alter", *group, "--add-config", "consumer.session.timeout.ms=1", want="must be greater than or equal to")
+    refused("configs", "--alter", *group, "--add-config", "no.such.key=1", want="Unknown group config name")
+    tool("configs", "--alter", *group, "--delete-config", "consumer.session.timeout.ms", want="Completed updating")
+    broker = ("--entity-type", "brokers", "--entity-default")
+    tool("configs", "--alter", *broker, "--add-config", "log.retention.ms=7200000", want="Completed updating")
+    tool("configs", "--describe", *broker, want="log.retention.ms=7200000")
+    create("jt-inherits", 1)
+    topic = ("--entity-type", "topics", "--entity-name", "jt-inherits")
+    tool("configs", "--describe", "--all", *topic, want=r"retention.ms=7200000 .*DYNAMIC_DEFAULT_BROKER_CONFIG")
+    tool("configs", "--alter", *broker, "--delete-config", "log.retention.ms", want="Completed updating")
+    refused("configs", "--alter", *broker, "--add-config", "num.partitions=5", want="Cannot update these configs dynamically")
+    tool("client-metrics", "--alter", "--name", "jt-sub", "--metrics", "org.apache.kafka.producer.", "--interval", 5000,
+         "--match", "client_id=jt-.*", want="Altered client metrics config")
+    out = tool("client-metrics", "--describe", "--name", "jt-sub", want="interval.ms=5000")
+    assert "match=[client_id=jt-.*]" in out or "match=client_id=jt-.*" in out, out
+    tool("client-metrics", "--list", want="^jt-sub$")
+    refused("client-metrics", "--alter", "--name", "jt-sub", "--interval", 5, want="interval must be between 100 and 3600000")
+    tool("client-metrics", "--delete", "--name", "jt-sub", want="Deleted client metrics config")
+
+
 @check("kafka-dump-log: rolled segments and their indexes, batch by batch")
 def _():
     create("jt-dump", 1, "segment.bytes=1048576", "index.interval.bytes=4096")
