@@ -3,8 +3,8 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from confluent_kafka import (OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer,  # noqa: E402
-                             TopicPartition)
+from confluent_kafka import (OFFSET_BEGINNING, OFFSET_INVALID, Consumer, ConsumerGroupTopicPartitions,  # noqa: E402
+                             KafkaException, Producer, TopicPartition)
 from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions,  # noqa: E402
                                    NewTopic, OffsetSpec, ResourceType)
 
@@ -269,6 +269,104 @@ def back_again(how, config=None):
 check("broker restart in the middle, idempotent producer")(lambda: back_again("RESTART"))
 check("broker killed in the middle, idempotent producer")(lambda: back_again("CRASH"))
 check("broker killed in the middle, consumer protocol")(lambda: back_again("CRASH", NEW))
+
+
+def transactional(transactional_id, **config):
+    producer = Producer({**CLIENT, "transactional.id": transactional_id, "linger.ms": 5, **config})
+    producer.init_transactions(60)
+    return producer
+
+
+def transaction(producer, topic, start, end, commit):
+    producer.begin_transaction()
+    for i in range(start, end):
+        produce(producer, topic, i, [])
+    producer.flush(60)
+    (producer.commit_transaction if commit else producer.abort_transaction)(60)
+
+
+@check("transactions: commit, abort, read_committed, offsets in a transaction")
+def _():
+    create("ck-txn-in")
+    create("ck-txn-out")
+    producer = transactional("ck-txn")
+    transaction(producer, "ck-txn-in", 0, 100, commit=True)
+    transaction(producer, "ck-txn-in", 100, 160, commit=False)
+    transaction(producer, "ck-txn-in", 100, 200, commit=True)
+    seen, everything = [], consumer("ck-txn-all", "ck-txn-in", **{"isolation.level": "read_uncommitted"})
+    until("all that was sent", lambda: take(everything, lambda *r: seen.append(r)) or len(seen) >= 260, pause_s=0)
+    everything.close()
+    tally, c = Tally(), consumer("ck-txn-g", "ck-txn-in", **{"isolation.level": "read_committed"})
+    until("what was committed", lambda: take(c, tally.add) or len(tally) >= 200, pause_s=0)
+    tally.expect(200)
+    positions = c.position(c.assignment())
+    for commit in (False, True):
+        producer.begin_transaction()
+        for i in range(200):
+            produce(producer, "ck-txn-out", i, [])
+        producer.send_offsets_to_transaction(positions, c.consumer_group_metadata(), 60)
+        (producer.commit_transaction if commit else producer.abort_transaction)(60)
+        committed = [t.offset for t in c.committed(positions, timeout=20)]
+        equal(committed, [t.offset if commit else OFFSET_INVALID for t in positions], f"offsets, commit {commit}")
+    c.close()
+    tally, c = Tally(), consumer("ck-txn-out-g", "ck-txn-out", **{"isolation.level": "read_committed"})
+    drain([c], tally, 200)
+    c.close()
+    transactional("ck-txn")
+    try:
+        transaction(producer, "ck-txn-out", 200, 210, commit=True)
+        raise AssertionError("a producer goes on whose id another has taken")
+    except KafkaException as e:
+        assert e.args[0].fatal() and e.args[0].name() in ("_FENCED", "PRODUCER_FENCED"), f"fenced: {e.args[0]!r}"
+
+
+def work(source, target, group, commits_max):
+    """A life of a worker: batch by batch, and at the end it leaves a transaction open."""
+    producer = transactional(group)
+    c = consumer(group, source, **{"isolation.level": "read_committed"})
+    try:
+        for life in range(commits_max + 1):
+            batch = [m for m in c.consume(25, timeout=2) if not m.error()]
+            if not batch:
+                return
+            producer.begin_transaction()
+            for m in batch:
+                producer.produce(target, m.value(), m.key(), m.partition(), headers=m.headers(), timestamp=m.timestamp()[1])
+            producer.send_offsets_to_transaction(c.position(c.assignment()), c.consumer_group_metadata(), 30)
+            producer.flush(30)
+            if life < commits_max:
+                producer.commit_transaction(30)
+    except KafkaException as e:
+        # Whatever it was: the next life begins where the last transaction that was committed ended.
+        print(f"a worker ends: {e}", file=sys.stderr)
+    finally:
+        c.close()
+
+
+@check("consume-transform-produce with kills is exactly once")
+def _():
+    create("ck-eos-in")
+    create("ck-eos-out")
+    n = 1500
+    send("ck-eos-in", 0, n)
+    tally, c = Tally(), consumer("ck-eos-out-g", "ck-eos-out", **{"isolation.level": "read_committed"})
+
+    def taken():
+        for _ in range(200):
+            try:
+                take(c, tally.add_again, 0.01)
+            except KafkaException:  # while the broker is away
+                pass
+        return len(tally)
+    life = 0
+    while taken() < n:
+        restart = restart_broker("CRASH") if life % 3 == 1 and life < 10 else None
+        work("ck-eos-in", "ck-eos-out", "ck-eos-g", 3 + life)
+        if restart:
+            restarted(restart)
+        life += 1
+    tally.expect(n)
+    c.close()
 
 
 @check("seek by timestamp")

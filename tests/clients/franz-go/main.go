@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -121,6 +122,7 @@ func main() {
 	Check("committed offsets are where the group goes on", committed)
 	Check("rebalance, range", func(ctx context.Context) { rebalance(ctx, "range", kgo.RangeBalancer()) })
 	Check("rebalance, cooperative-sticky", func(ctx context.Context) { rebalance(ctx, "cooperative", kgo.CooperativeStickyBalancer()) })
+	Check("transactions: commit, abort, read_committed, offsets in a transaction", transactions)
 	Check("seek by timestamp", seek)
 	Check("admin: describe and alter configs", configs)
 	Check("admin: create partitions, delete records, delete topic", partitions)
@@ -191,6 +193,77 @@ func rebalance(ctx context.Context, name string, balancer kgo.GroupBalancer) {
 	tally.Wait(600)
 	a.stop()
 	tally.Expect(600)
+}
+
+// transaction sends records start to end and ends as told.
+func transaction(ctx context.Context, producer *kgo.Client, topic string, start, end int, commit kgo.TransactionEndTry) error {
+	Must(producer.BeginTransaction())
+	var records []*kgo.Record
+	for i := start; i < end; i++ {
+		records = append(records, record(topic, i))
+	}
+	if err := producer.ProduceSync(ctx, records...).FirstErr(); err != nil {
+		return err
+	}
+	return producer.EndTransaction(ctx, commit)
+}
+
+func transactions(ctx context.Context) {
+	create(ctx, "fg-txn-in", 3, nil)
+	create(ctx, "fg-txn-out", 3, nil)
+	producer := client(kgo.TransactionalID("fg-txn"))
+	defer producer.Close()
+	Must(transaction(ctx, producer, "fg-txn-in", 0, 100, kgo.TryCommit))
+	Must(transaction(ctx, producer, "fg-txn-in", 100, 160, kgo.TryAbort))
+	Must(transaction(ctx, producer, "fg-txn-in", 100, 200, kgo.TryCommit))
+	everything := client(kgo.ConsumeTopics("fg-txn-in"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	for n := 0; n < 260; {
+		polled := everything.PollFetches(ctx)
+		Must(polled.Err())
+		n += polled.NumRecords()
+	}
+	everything.Close()
+	transform(ctx)
+	tally := NewTally()
+	m := join(ctx, "fg-txn-out-g", "fg-txn-out", into(tally), never, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	tally.Wait(200)
+	m.stop()
+	tally.Expect(200)
+	second := client(kgo.TransactionalID("fg-txn"))
+	defer second.Close()
+	Must(transaction(ctx, second, "fg-txn-out", 200, 210, kgo.TryCommit))
+	fenced := transaction(ctx, producer, "fg-txn-out", 210, 220, kgo.TryCommit)
+	if !errors.Is(fenced, kerr.InvalidProducerEpoch) && !errors.Is(fenced, kerr.ProducerFenced) {
+		Fail("whose id another has taken is told: %v", fenced)
+	}
+}
+
+// transform moves what is committed on, with its offsets: in a transaction that is aborted, then in one that is not.
+func transform(ctx context.Context) {
+	session := Get(kgo.NewGroupTransactSession(kgo.SeedBrokers(Bootstrap), kgo.TransactionalID("fg-txn-move"),
+		kgo.ConsumerGroup("fg-txn-g"), kgo.ConsumeTopics("fg-txn-in"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.RequireStableFetchOffsets()))
+	defer session.Close()
+	for _, commit := range []bool{false, true} {
+		Must(session.Begin())
+		tally := NewTally()
+		for tally.Len() < 200 {
+			polled := session.PollFetches(ctx)
+			Must(polled.Err())
+			polled.EachRecord(func(r *kgo.Record) {
+				into(tally)(r)
+				session.Produce(ctx, &kgo.Record{Topic: "fg-txn-out", Key: r.Key, Value: r.Value, Headers: r.Headers, Timestamp: r.Timestamp}, nil)
+			})
+		}
+		tally.Expect(200)
+		Equal("committed", Get(session.End(ctx, kgo.TransactionEndTry(commit))), commit)
+		// The markers may be on their way still.
+		Until("offsets as the transaction ended", func() bool {
+			sum := 0
+			Get(admin.FetchOffsets(ctx, "fg-txn-g")).Each(func(o kadm.OffsetResponse) { sum += int(max(o.At, 0)) })
+			return (sum >= 200) == commit
+		})
+	}
 }
 
 func seek(ctx context.Context) {

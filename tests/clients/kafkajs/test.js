@@ -204,6 +204,58 @@ check('rebalance', async () => {
   tally.expect(600)
 })
 
+check('transactions: commit, abort, read_committed, offsets in a transaction', async () => {
+  await create('kj-txn-in')
+  await create('kj-txn-out')
+  const transactional = async () => {
+    const producer = kafka.producer({ transactionalId: 'kj-txn', idempotent: true, maxInFlightRequests: 1, retry,
+      createPartitioner: Partitioners.DefaultPartitioner })
+    await producer.connect()
+    return producer
+  }
+  const transaction = async (producer, topic, start, end, commit, offsets) => {
+    const t = await producer.transaction()
+    for (let i = start; i < end; i += 20) {
+      await t.send({ topic, acks: -1, messages: Array.from({ length: 20 }, (_, k) => record(i + k)) })
+    }
+    if (offsets) await t.sendOffsets(offsets)
+    await (commit ? t.commit() : t.abort())
+  }
+  const producer = await transactional()
+  await transaction(producer, 'kj-txn-in', 0, 100, true)
+  await transaction(producer, 'kj-txn-in', 100, 160, false)
+  await transaction(producer, 'kj-txn-in', 100, 200, true)
+  let all = 0
+  const everything = kafka.consumer({ groupId: 'kj-txn-all', readUncommitted: true, maxWaitTimeInMs: 200, retry })
+  await everything.connect()
+  await everything.subscribe({ topics: ['kj-txn-in'], fromBeginning: true })
+  await everything.run({ eachMessage: async () => { all++ } })
+  await until('all that was sent', () => all >= 260)
+  await everything.disconnect()
+  // Members read what is committed unless told otherwise.
+  const committed = async (group, topic) => {
+    const tally = new Tally()
+    const m = await Member.join(group, topic, (p, r) => tally.add(p, r))
+    await m.wait(tally, 200)
+    await m.stop()
+    tally.expect(200)
+  }
+  await committed('kj-txn-in-g', 'kj-txn-in')
+  const offsets = { consumerGroupId: 'kj-txn-g', topics: [{ topic: 'kj-txn-in', partitions: [{ partition: 0, offset: '7' }] }] }
+  const offset = async () => (await admin.fetchOffsets({ groupId: 'kj-txn-g', topics: ['kj-txn-in'] }))[0].partitions
+    .find(p => p.partition === 0).offset
+  await transaction(producer, 'kj-txn-out', 0, 200, false, offsets)
+  assert.equal(await offset(), '-1')
+  await transaction(producer, 'kj-txn-out', 0, 200, true, offsets)
+  await until('the offsets of the second transaction', async () => (await offset()) === '7')
+  await committed('kj-txn-out-g', 'kj-txn-out')
+  const second = await transactional()
+  await transaction(second, 'kj-txn-out', 200, 220, true)
+  await assert.rejects(transaction(producer, 'kj-txn-out', 220, 240, true))
+  await second.disconnect()
+  await producer.disconnect()
+})
+
 check('seek by timestamp', async () => {
   await create('kj-time', 1)
   await send('kj-time', 0, 100)

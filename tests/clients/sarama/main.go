@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/IBM/sarama"
@@ -164,6 +166,8 @@ func main() {
 	Check("committed offsets are where the group goes on", committed)
 	Check("rebalance, range", func(ctx context.Context) { rebalance(ctx, sarama.NewBalanceStrategyRange()) })
 	Check("rebalance, sticky", func(ctx context.Context) { rebalance(ctx, sarama.NewBalanceStrategySticky()) })
+	Check("transactions: commit, abort, read_committed, offsets in a transaction", transactions)
+	Check("consume-transform-produce with kills is exactly once", exactlyOnce)
 	Check("seek by timestamp", seek)
 	Check("admin: describe and alter configs", configs)
 	Check("admin: create partitions, delete records, delete topic", partitions)
@@ -249,6 +253,196 @@ func rebalance(ctx context.Context, strategy sarama.BalanceStrategy) {
 	tally.Wait(600)
 	a.stop()
 	tally.Expect(600)
+}
+
+func transactional(id string) sarama.SyncProducer {
+	c := config()
+	c.Producer.Transaction.ID = id
+	return Get(sarama.NewSyncProducer([]string{Bootstrap}, c))
+}
+
+func committedOnly() *sarama.Config {
+	c := config()
+	c.Consumer.IsolationLevel = sarama.ReadCommitted
+	return c
+}
+
+func offsetsOf(group, topic string) map[int32]int64 {
+	response := Get(admin.ListConsumerGroupOffsets(group, map[string][]int32{topic: {0, 1, 2}}))
+	found := map[int32]int64{}
+	for p := range int32(3) {
+		found[p] = response.GetBlock(topic, p).Offset
+	}
+	return found
+}
+
+// transaction sends records start to end, commits offsets with them if there are any, and ends as told.
+func transaction(producer sarama.SyncProducer, topic string, start, end int, offsets map[int32]int64, commit bool) error {
+	if err := producer.BeginTxn(); err != nil {
+		return err
+	}
+	var messages []*sarama.ProducerMessage
+	for i := start; i < end; i++ {
+		messages = append(messages, message(topic, i))
+	}
+	if err := producer.SendMessages(messages); err != nil {
+		return err
+	}
+	if offsets != nil {
+		var all []*sarama.PartitionOffsetMetadata
+		for p, offset := range offsets {
+			all = append(all, &sarama.PartitionOffsetMetadata{Partition: p, Offset: offset})
+		}
+		if err := producer.AddOffsetsToTxn(map[string][]*sarama.PartitionOffsetMetadata{"sa-txn-in": all}, "sa-txn-g"); err != nil {
+			return err
+		}
+	}
+	if !commit {
+		return producer.AbortTxn()
+	}
+	return producer.CommitTxn()
+}
+
+func transactions(ctx context.Context) {
+	create("sa-txn-in", 3, nil)
+	create("sa-txn-out", 3, nil)
+	producer := transactional("sa-txn")
+	Must(transaction(producer, "sa-txn-in", 0, 100, nil, true))
+	Must(transaction(producer, "sa-txn-in", 100, 160, nil, false))
+	Must(transaction(producer, "sa-txn-in", 100, 200, nil, true))
+	var all atomic.Int32
+	count := func(int32, int64, []byte, []byte, []Header, time.Time) { all.Add(1) }
+	uncommitted := join(ctx, "sa-txn-all", "sa-txn-in", count, never, config())
+	Until("all that was sent", func() bool { return all.Load() >= 260 })
+	uncommitted.stop()
+	tally := NewTally()
+	m := join(ctx, "sa-txn-in-g", "sa-txn-in", tally.Add, never, committedOnly())
+	tally.Wait(200)
+	m.stop()
+	tally.Expect(200)
+	none, some := map[int32]int64{0: -1, 1: -1, 2: -1}, map[int32]int64{0: 3, 1: 5, 2: 8}
+	Must(transaction(producer, "sa-txn-out", 0, 200, some, false))
+	Equal("offsets of an aborted transaction", offsetsOf("sa-txn-g", "sa-txn-in"), none)
+	Must(transaction(producer, "sa-txn-out", 0, 200, some, true))
+	Until("the offsets of the next", func() bool { return maps.Equal(offsetsOf("sa-txn-g", "sa-txn-in"), some) })
+	tally = NewTally()
+	m = join(ctx, "sa-txn-out-g", "sa-txn-out", tally.Add, never, committedOnly())
+	tally.Wait(200)
+	m.stop()
+	tally.Expect(200)
+	second := transactional("sa-txn")
+	Equal("whose id another has taken is refused", transaction(producer, "sa-txn-out", 200, 210, nil, true) != nil, true)
+	Must(second.Close())
+}
+
+// worker moves records in transactions; it ends after some of them, in the middle of one, or with an error.
+type worker struct {
+	producer sarama.SyncProducer
+	left     int
+	mu       sync.Mutex
+	end      context.CancelFunc
+}
+
+func (w *worker) Setup(sarama.ConsumerGroupSession) error   { return nil }
+func (w *worker) Cleanup(sarama.ConsumerGroupSession) error { return nil }
+
+func (w *worker) ConsumeClaim(s sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
+	for {
+		var batch []*sarama.ConsumerMessage
+		pause := time.After(time.Second)
+		for len(batch) < 25 && pause != nil {
+			select {
+			case <-s.Context().Done():
+				return nil
+			case r, open := <-claim.Messages():
+				if !open {
+					return nil
+				}
+				batch = append(batch, r)
+			case <-pause:
+				pause = nil
+			}
+		}
+		if len(batch) == 0 {
+			return nil
+		}
+		if err := w.move(batch); err != nil {
+			w.end()
+			return err
+		}
+	}
+}
+
+// move is one transaction. A producer has one at a time, while every partition is read on a goroutine of its own.
+func (w *worker) move(batch []*sarama.ConsumerMessage) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left--
+	if w.left < 0 {
+		return errors.New("its life is over")
+	}
+	if err := w.producer.BeginTxn(); err != nil {
+		return err
+	}
+	for _, r := range batch {
+		m := &sarama.ProducerMessage{Topic: "sa-eos-out", Partition: r.Partition, Key: sarama.ByteEncoder(r.Key), Timestamp: r.Timestamp}
+		if r.Value != nil {
+			m.Value = sarama.ByteEncoder(r.Value)
+		}
+		for _, h := range r.Headers {
+			m.Headers = append(m.Headers, *h)
+		}
+		if _, _, err := w.producer.SendMessage(m); err != nil {
+			return err
+		}
+	}
+	if err := w.producer.AddMessageToTxn(batch[len(batch)-1], "sa-eos-g", nil); err != nil {
+		return err
+	}
+	if w.left == 0 {
+		return errors.New("it ends in the middle of a transaction")
+	}
+	return w.producer.CommitTxn()
+}
+
+func exactlyOnce(ctx context.Context) {
+	create("sa-eos-in", 3, nil)
+	create("sa-eos-out", 3, nil)
+	const n = 1500
+	send("sa-eos-in", 0, n, config())
+	tally := NewTally()
+	m := join(ctx, "sa-eos-out-g", "sa-eos-out", tally.AddAgain, never, committedOnly())
+	for life := 0; tally.Len() < n; life++ {
+		restarted := func() {}
+		if life%3 == 1 && life < 10 {
+			restarted = RestartBroker("CRASH")
+		}
+		liveOnce(ctx, 4+life)
+		restarted()
+	}
+	m.stop()
+	tally.Expect(n)
+}
+
+// liveOnce is a life of a worker. Whatever ends it, the next begins where the last transaction that was committed ended.
+func liveOnce(ctx context.Context, transactions int) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c := committedOnly()
+	c.Consumer.Offsets.AutoCommit.Enable = false
+	c.Producer.Transaction.ID = "sa-eos"
+	c.Producer.Partitioner = sarama.NewManualPartitioner
+	producer, err := sarama.NewSyncProducer([]string{Bootstrap}, c)
+	if err != nil {
+		return
+	}
+	group, err := sarama.NewConsumerGroup([]string{Bootstrap}, "sa-eos-g", c)
+	if err != nil {
+		return
+	}
+	w := &worker{producer: producer, left: transactions, end: cancel}
+	_ = group.Consume(ctx, []string{"sa-eos-in"}, w)
+	_ = group.Close()
 }
 
 func seek(context.Context) {

@@ -166,6 +166,10 @@ fn main() {
     for strategy in ["range", "cooperative-sticky"] {
         checks.push((format!("rebalance, {strategy}"), Box::new(move || rebalance(strategy))));
     }
+    checks.push((
+        "transactions: commit, abort, read_committed, offsets in a transaction".into(),
+        Box::new(transactions),
+    ));
     checks.push(("seek by timestamp".into(), Box::new(seek)));
     checks.push(("admin: describe and alter configs".into(), Box::new(configs)));
     checks.push(("admin: create partitions, delete records, delete topic".into(), Box::new(partitions)));
@@ -231,6 +235,75 @@ fn rebalance(strategy: &str) -> Outcome {
     until("the one left has all", || take(&a, &mut tally, false).and_then(|()| Ok(held(&a)?.len() == 4)))?;
     send(&topic, 400, 600, &[])?;
     drain(&[&a], &mut tally, 600)
+}
+
+/// Sends records and ends the transaction that [`Producer::begin_transaction`] has begun.
+fn transaction(
+    producer: &BaseProducer<Failures>,
+    topic: &str,
+    from: usize,
+    to: usize,
+    commit: bool,
+) -> Outcome {
+    for i in from..to {
+        produce(producer, topic, i)?;
+    }
+    producer.flush(TIMEOUT)?;
+    if commit {
+        producer.commit_transaction(TIMEOUT)?
+    } else {
+        producer.abort_transaction(TIMEOUT)?
+    }
+    Ok(())
+}
+
+fn transactions() -> Outcome {
+    create("rr-txn-in", 3)?;
+    create("rr-txn-out", 3)?;
+    let transactional = || -> Result<BaseProducer<Failures>, KafkaError> {
+        let (producer, _) = producer(&[("transactional.id", "rr-txn"), ("message.timeout.ms", "30000")])?;
+        producer.init_transactions(TIMEOUT)?;
+        Ok(producer)
+    };
+    let producer = transactional()?;
+    for (from, to, commit) in [(0, 100, true), (100, 160, false), (100, 200, true)] {
+        producer.begin_transaction()?;
+        transaction(&producer, "rr-txn-in", from, to, commit)?;
+    }
+    let everything = member("rr-txn-all", "rr-txn-in", &[("isolation.level", "read_uncommitted")])?;
+    let mut all = 0;
+    until("all that was sent", || {
+        all += usize::from(everything.poll(Duration::from_millis(10)).transpose()?.is_some());
+        Ok(all >= 260)
+    })?;
+    drop(everything);
+    let consumer = member("rr-txn-g", "rr-txn-in", &[("isolation.level", "read_committed")])?;
+    let mut tally = Tally::default();
+    until("what was committed", || take(&consumer, &mut tally, false).map(|()| tally.len() >= 200))?;
+    tally.expect(200)?;
+    let (positions, metadata) = (consumer.position()?, consumer.group_metadata().ok_or("no group")?);
+    for commit in [false, true] {
+        producer.begin_transaction()?;
+        producer.send_offsets_to_transaction(&positions, &metadata, TIMEOUT)?;
+        transaction(&producer, "rr-txn-out", 0, 200, commit)?;
+        for committed in consumer.committed_offsets(positions.clone(), TIMEOUT)?.elements() {
+            let position =
+                positions.find_partition("rr-txn-in", committed.partition()).ok_or("no position")?;
+            let want = if commit { position.offset() } else { Offset::Invalid };
+            ensure!(committed.offset() == want, "{:?} is committed, not {want:?}", committed.offset());
+        }
+    }
+    // The list holds on to the consumer's partitions: the client's end would wait for it.
+    drop(positions);
+    drop(consumer);
+    let consumer = member("rr-txn-out-g", "rr-txn-out", &[("isolation.level", "read_committed")])?;
+    drain(&[&consumer], &mut Tally::default(), 200)?;
+    let _second = transactional()?;
+    producer.begin_transaction()?;
+    match transaction(&producer, "rr-txn-out", 200, 210, true) {
+        Ok(()) => Err("a producer goes on whose id another has taken".into()),
+        Err(_) => Ok(()),
+    }
 }
 
 fn seek() -> Outcome {
