@@ -10,5 +10,7 @@ mod client;
 mod journal;
 #[path = "coordinator/kills.rs"]
 mod kills;
+#[path = "coordinator/load.rs"]
+mod load;
 #[path = "coordinator/producer.rs"]
 mod producer;

@@ -29,6 +29,7 @@ use crate::protocol::messages::offset_commit_request::{
 };
 use crate::protocol::messages::offset_fetch_request::{OffsetFetchRequest, OffsetFetchRequestTopic};
 use crate::protocol::{ApiKey, ErrorCode, Request, Uuid};
+use crate::record::isolation::Aborted;
 
 /// How long one answer may take.
 const ANSWER_NS_MAX: u64 = 30_000_000_000;
@@ -42,13 +43,15 @@ const TIMEOUT_MS: i32 = 30_000;
 pub enum End {
     Earliest,
     Latest,
+    /// For readers of committed data.
+    Committed,
 }
 
 impl End {
     fn timestamp(self) -> i64 {
         match self {
             End::Earliest => -2,
-            End::Latest => -1,
+            End::Latest | End::Committed => -1,
         }
     }
 }
@@ -99,7 +102,7 @@ impl<I: Io> Admin<I> {
     }
 
     /// The newest version both sides know, `cap` at most.
-    fn version(&self, api: ApiKey, cap: i16) -> Result<i16, String> {
+    pub(super) fn version(&self, api: ApiKey, cap: i16) -> Result<i16, String> {
         let ours = api.versions();
         let &(min, max) =
             self.versions.get(&api.code()).ok_or_else(|| format!("the broker does not know {api}"))?;
@@ -112,7 +115,11 @@ impl<I: Io> Admin<I> {
 
     /// Asks whichever broker answers. Tries again for a while: one that is just starting again refuses connections, and
     /// all that is asked here may be asked twice.
-    fn ask_any<'q, R: Request<'q>>(&mut self, version: i16, request: &R) -> Result<Vec<u8>, String> {
+    pub(super) fn ask_any<'q, R: Request<'q>>(
+        &mut self,
+        version: i16,
+        request: &R,
+    ) -> Result<Vec<u8>, String> {
         let deadline = self.io.now() + CONNECT_NS_MAX;
         loop {
             let mut why = String::new();
@@ -130,7 +137,7 @@ impl<I: Io> Admin<I> {
     }
 
     /// One request to one broker, and its answer.
-    fn ask<'q, R: Request<'q>>(
+    pub(super) fn ask<'q, R: Request<'q>>(
         &mut self,
         address: SocketAddr,
         version: i16,
@@ -187,11 +194,14 @@ impl<I: Io> Admin<I> {
     }
 
     /// Sleeps a little between tries.
-    fn pause(&mut self) {
-        let until = self.io.now() + PAUSE_NS;
-        let mut nothing = Vec::new();
-        while self.io.now() < until {
-            self.io.turn(until, &mut nothing);
+    pub(super) fn pause(&mut self) {
+        self.wait_until(self.io.now() + PAUSE_NS);
+    }
+
+    pub(super) fn wait_until(&mut self, until_ns: u64) {
+        while self.io.now() < until_ns {
+            // Connections may go meanwhile.
+            let _ = self.step(usize::MAX, until_ns);
         }
     }
 
@@ -358,9 +368,9 @@ impl<I: Io> Admin<I> {
                 ListOffsetsTopic { name: Cow::Borrowed(map.topic.as_str()), partitions: partitions.into() };
             let request = ListOffsetsRequest {
                 replica_id: -1,
+                isolation_level: i8::from(end == End::Committed),
                 topics: [topic].into(),
                 timeout_ms: TIMEOUT_MS,
-                ..ListOffsetsRequest::default()
             };
             let frame = self.ask(address, version, &request)?;
             let (_, response) = decode_response::<ListOffsetsRequest<'_>>(&frame, version).map_err(text)?;
@@ -380,16 +390,39 @@ impl<I: Io> Admin<I> {
 impl<I: Io> Admin<I> {
     /// The batches from an offset on, as the leader sends them.
     pub fn fetch(&mut self, map: &ClusterMap, partition: u32, offset: i64) -> Result<Vec<u8>, String> {
+        self.fetch_isolated(map, partition, offset, false).map(|(bytes, _)| bytes)
+    }
+
+    /// The same of committed data, with what of it is to be left out.
+    pub fn fetch_committed(
+        &mut self,
+        map: &ClusterMap,
+        partition: u32,
+        offset: i64,
+    ) -> Result<(Vec<u8>, Aborted), String> {
+        self.fetch_isolated(map, partition, offset, true)
+    }
+
+    fn fetch_isolated(
+        &mut self,
+        map: &ClusterMap,
+        partition: u32,
+        offset: i64,
+        committed: bool,
+    ) -> Result<(Vec<u8>, Aborted), String> {
         let leader = map.leaders.get(partition as usize).copied().flatten();
         let address = leader.and_then(|node| map.brokers.get(&node)).ok_or("no leader")?;
         let version = map.versions.fetch;
-        let request = fetch_request(map, partition, offset);
+        let request =
+            FetchRequest { isolation_level: i8::from(committed), ..fetch_request(map, partition, offset) };
         let frame = self.ask(*address, version, &request)?;
         let (_, response) = decode_response::<FetchRequest<'_>>(&frame, version).map_err(text)?;
         let data = response.responses.iter().flat_map(|topic| topic.partitions).next();
         match (response.error_code, data) {
             (0, Some(data)) if data.error_code == 0 => {
-                Ok(data.records.and_then(|records| records.bytes()).unwrap_or_default().to_vec())
+                let aborted = data.aborted_transactions.iter().flatten();
+                let aborted = Aborted::new(aborted.map(|txn| (txn.producer_id, txn.first_offset)));
+                Ok((data.records.and_then(|records| records.bytes()).unwrap_or_default().to_vec(), aborted))
             }
             (0, Some(data)) => Err(format!("fetch: {}", error_name(data.error_code))),
             (code, _) => Err(format!("fetch: {}", error_name(code))),
@@ -452,7 +485,7 @@ impl<I: Io> Admin<I> {
     }
 }
 
-fn text(error: impl std::fmt::Display) -> String {
+pub(super) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
@@ -468,7 +501,7 @@ fn resolve(name: &str) -> Result<SocketAddr, String> {
 }
 
 /// IPv4 first, as most brokers listen on it alone.
-fn resolve_pair(host: &str, port: u16) -> Result<SocketAddr, String> {
+pub(super) fn resolve_pair(host: &str, port: u16) -> Result<SocketAddr, String> {
     let mut addresses: Vec<SocketAddr> =
         (host, port).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?.collect();
     addresses.sort_by_key(SocketAddr::is_ipv6);

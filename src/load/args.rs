@@ -125,6 +125,25 @@ pub struct Args {
     #[arg(long, default_value = "100ms", value_parser = parse_duration_ns, value_name = "TIME")]
     pub retry_backoff: u64,
 
+    /// Transactions: each producer writes one after the other and ends it; read back as committed data
+    #[arg(long, conflicts_with_all = ["idempotent", "hdr", "csv", "html", "search", "curve", "repeat", "trace"])]
+    pub transactional: bool,
+    /// Records of a transaction
+    #[arg(long, default_value_t = 100, requires = "transactional")]
+    pub transaction_records: u32,
+    /// Partitions that a transaction writes to; all by default
+    #[arg(long, requires = "transactional")]
+    pub transaction_partitions: Option<u32>,
+    /// A producer begins a transaction this often, late or not; by default when the one before has ended, or as --rate has it
+    #[arg(long, value_parser = parse_duration_ns, value_name = "TIME", requires = "transactional", conflicts_with = "rate")]
+    pub commit_interval: Option<u64>,
+    /// How many of a hundred transactions are aborted
+    #[arg(long, default_value_t = 0, requires = "transactional", value_name = "PERCENT")]
+    pub transaction_aborts: u32,
+    /// The broker aborts a transaction that takes longer
+    #[arg(long, default_value = "60s", value_parser = parse_duration_ns, requires = "transactional", value_name = "TIME")]
+    pub transaction_timeout: u64,
+
     /// How long a fetch may wait for data
     #[arg(long, default_value = "500ms", value_parser = parse_duration_ns, value_name = "TIME")]
     pub fetch_max_wait: u64,

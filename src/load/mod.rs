@@ -44,6 +44,7 @@ pub mod seconds; // a run second by second
 pub mod sender; // the producing half of a worker
 pub mod table; // the report for people
 pub mod trace; // arrivals from a file
+pub mod transactional; // transactions instead of records
 pub mod turn; // the time of a turn and its records
 pub mod units; // rates, sizes, durations as people write them
 pub mod verify; // whether what was sent was read
@@ -67,9 +68,14 @@ pub mod exit {
 
 /// Runs the command.
 pub fn run(args: Args) -> ExitCode {
-    let outcome = options::Options::from_args(&args).and_then(|options| match many::run(&args, &options) {
-        Some(verdict) => verdict,
-        None => engine::run(&options).map(|finished| finished.report.verdict),
+    let outcome = options::Options::from_args(&args).and_then(|options| {
+        if let Some(transactions) = &options.transactions {
+            return transactional::run(&options, transactions);
+        }
+        match many::run(&args, &options) {
+            Some(verdict) => verdict,
+            None => engine::run(&options).map(|finished| finished.report.verdict),
+        }
     });
     match outcome {
         Ok(verdict) => ExitCode::from(verdict.exit_code()),

@@ -37,6 +37,7 @@ pub struct Options {
     pub idempotent: bool,
     pub delivery_timeout_ns: u64,
     pub retry_backoff_ns: u64,
+    pub transactions: Option<TransactionOptions>,
     pub fetch: FetchOptions,
     pub verify: bool,
     pub warmup_ns: u64,
@@ -60,6 +61,18 @@ pub struct TopicOptions {
     pub replication_factor: i16,
     pub configs: Vec<(String, String)>,
     pub keep: bool,
+}
+
+/// What `--transactional` asks for.
+#[derive(Clone, Debug)]
+pub struct TransactionOptions {
+    pub records: u32,
+    /// `None`: all.
+    pub partitions: Option<u32>,
+    /// Between the beginnings of a producer's transactions.
+    pub interval_ns: Option<u64>,
+    pub aborts_percent: u32,
+    pub timeout_ms: i32,
 }
 
 #[derive(Clone, Debug)]
@@ -165,6 +178,7 @@ impl Options {
             acks: args.acks.into(),
             codec: args.compression.into(),
             idempotent: args.idempotent,
+            transactions: transactions(args),
             delivery_timeout_ns: args.delivery_timeout,
             retry_backoff_ns: args.retry_backoff,
             fetch: FetchOptions {
@@ -240,6 +254,18 @@ impl Options {
         if self.producers == 0 && self.topic.name.is_none() {
             return Err("without producers, --topic has to name what is read".into());
         }
+        if let Some(transactions) = &self.transactions {
+            within("--transaction-records", u64::from(transactions.records), 1, 65_535)?;
+            within("--transaction-partitions", u64::from(transactions.partitions.unwrap_or(1)), 1, 100_000)?;
+            within("--transaction-aborts", u64::from(transactions.aborts_percent), 0, 100)?;
+            within("--commit-interval", transactions.interval_ns.unwrap_or(1), 1, 1 << 50)?;
+            within("--transaction-timeout", transactions.timeout_ms as u64, 1, i32::MAX as u64)?;
+            // A thread each.
+            within("--producers", u64::from(self.producers), 1, 1024)?;
+            if self.acks != Acks::All {
+                return Err("--transactional needs --acks all".into());
+            }
+        }
         // With acks=1 as well, which Kafka's own client refuses: the broker's promise is the same.
         if self.idempotent && (self.acks == Acks::None || self.in_flight_max > 5) {
             return Err("--idempotent needs --acks 1 or all, and at most 5 requests in flight".into());
@@ -309,6 +335,16 @@ fn length(args: &Args) -> Result<Length, String> {
         (None, Some(records)) => Ok(Length::Records(records)),
         (duration, None) => Ok(Length::DurationNs(duration.unwrap_or(10 * SECOND_NS))),
     }
+}
+
+fn transactions(args: &Args) -> Option<TransactionOptions> {
+    args.transactional.then(|| TransactionOptions {
+        records: args.transaction_records,
+        partitions: args.transaction_partitions,
+        interval_ns: args.commit_interval,
+        aborts_percent: args.transaction_aborts,
+        timeout_ms: i32::try_from(args.transaction_timeout / 1_000_000).unwrap_or(i32::MAX),
+    })
 }
 
 fn key_value(pair: &str) -> Result<(String, String), String> {

@@ -54,10 +54,13 @@ pub struct Latencies([Histogram<u64>; Series::ALL.len()]);
 
 impl Default for Latencies {
     fn default() -> Self {
-        Latencies(Series::ALL.map(|_| {
-            Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("bounds that a histogram can have")
-        }))
+        Latencies(Series::ALL.map(|_| new_histogram()))
     }
+}
+
+/// An empty histogram of nanoseconds.
+pub fn new_histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("bounds that a histogram can have")
 }
 
 impl Latencies {
