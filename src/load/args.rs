@@ -10,6 +10,17 @@ use super::units::{Rate, parse_bytes, parse_cores, parse_duration_ns};
 
 /// Load any Kafka broker, measure latency against the plan, and check every record.
 #[derive(Clone, Debug, ClapArgs)]
+#[command(after_help = "\
+Units: rates are records a second (50000, 50k, 1.5M) or bytes a second (100MB/s, 64MiB/s); sizes are bytes (16KiB, 1MB); times \
+carry their unit (200us, 5ms, 10s, 2m, 1h).
+
+Exit codes: 0 measured, and every check passed; 1 records were lost, repeated, reordered, corrupt or not delivered, or a search \
+found no rate that holds; 2 invalid: the generator fell behind its own plan (or wrong usage); 3 the run did not come about.
+
+Examples:
+  ringlog load --rate 50k --arrivals poisson --duration 60s --warmup 10s --html report.html
+  ringlog load --search 'p99.9<5ms' --duration 30s --warmup 5s
+  ringlog load --curve 10%,25%,50%,75%,90% --repeat 3 --json curve.json")]
 pub struct Args {
     /// Brokers to ask for the others, comma-separated
     #[arg(long, value_name = "HOST:PORT", env = "RINGLOG_BOOTSTRAP")]

@@ -332,6 +332,10 @@ impl<I: Io> Run<I> {
             arrivals,
             burst_every_ns: burst.map(|burst| burst.0),
             burst_within_ns: burst.map(|burst| burst.1),
+            trace: match &options.pace {
+                Pace::Open(Arrivals::Trace { trace, .. }) => Some(trace.describe()),
+                _ => None,
+            },
             acks: options.acks.name(),
             idempotent: options.idempotent,
             compression: options.codec.name(),

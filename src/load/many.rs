@@ -51,6 +51,8 @@ pub struct Searched {
     pub precision: f64,
     #[serde(flatten)]
     pub found: Found,
+    /// What failed at the lowest rate that did: `latency`, `throughput`, or `generator`, which says nothing of the broker.
+    pub limited_by: Option<&'static str>,
     /// By run, in the order of `runs`.
     pub trials: Vec<Trial>,
 }
@@ -60,8 +62,16 @@ pub struct Trial {
     pub records_per_second: f64,
     pub confirming: bool,
     pub held: bool,
+    /// Why it did not hold; as [`Searched::limited_by`].
+    pub limited_by: Option<&'static str>,
     /// What was seen of each objective, or why it did not hold.
     pub seen: Vec<String>,
+}
+
+/// Whether a trial held, why not, and what was seen.
+struct Judged {
+    limited_by: Option<&'static str>,
+    seen: Vec<String>,
 }
 
 /// Runs what the arguments ask for, if it is more than one run.
@@ -157,11 +167,14 @@ impl Runs<'_> {
     /// Records a second that the closed loop reaches: the first guess, and what percentages are of.
     fn closed_loop(&self) -> Result<f64, String> {
         let report = self.run_alone(Pace::Max)?.report;
-        let reached = report.produced.as_ref().map_or(0.0, |it| it.flow.records_per_second);
+        let flow = report.produced.as_ref().map(|it| &it.flow);
+        // Of a broker so slow that nothing came within a short measured time, what came at all is a guess as well.
+        let at_all = flow.map_or(0.0, |it| it.records as f64 / report.measured_seconds.max(1.0));
+        let reached = flow.map_or(0.0, |it| it.records_per_second).max(at_all.min(1.0));
         self.tell(&format!("closed loop: {}", table::line(&report)));
         match report.verdict {
             RunVerdict::Failed => Err(format!("the closed loop failed: {}", report.reasons.join("; "))),
-            _ if reached < 1.0 => Err("the closed loop reached less than a record a second".into()),
+            _ if reached <= 0.0 => Err("in the closed loop no record was acknowledged".into()),
             _ => Ok(reached),
         }
     }
@@ -205,51 +218,52 @@ fn search(plan: &SearchPlan, runs: &mut Runs<'_>, reached: f64) -> Result<Search
         let finished = runs.make(runs.pace_at(rate))?;
         if finished.report.verdict == RunVerdict::Failed {
             // Lost or corrupt records: no rate of such a broker is worth naming.
-            trials.push(Trial {
-                records_per_second: rate,
-                confirming,
-                held: false,
-                seen: finished.report.reasons,
-            });
+            let seen = finished.report.reasons;
+            trials.push(Trial { records_per_second: rate, confirming, held: false, limited_by: None, seen });
             break;
         }
-        let (held, seen) = match judge(plan, &finished) {
+        let Judged { limited_by, seen } = match judge(plan, &finished) {
             Ok(judged) => judged,
             Err(why) if trials.is_empty() => return Err(why),
             // Far below the first guess too few records come in the time to say anything.
-            Err(why) => (false, vec![why]),
+            Err(why) => Judged { limited_by: Some("latency"), seen: vec![why] },
         };
+        let held = limited_by.is_none();
         runs.tell(&format!("  {}: {}", if held { "held" } else { "failed" }, seen.join("; ")));
         search.outcome(held);
-        trials.push(Trial { records_per_second: rate, confirming, held, seen });
+        trials.push(Trial { records_per_second: rate, confirming, held, limited_by, seen });
     }
+    let found = search.found();
+    let at_limit = |trial: &&Trial| Some(trial.records_per_second) == found.fails_at_records_per_second;
     Ok(Searched {
         objectives: plan.objectives.iter().map(ToString::to_string).collect(),
         precision: plan.precision,
-        found: search.found(),
+        limited_by: trials.iter().rev().filter(at_limit).find_map(|trial| trial.limited_by),
+        found,
         trials,
     })
 }
 
-/// Whether a trial held, and what was seen.
-fn judge(plan: &SearchPlan, finished: &Finished) -> Result<(bool, Vec<String>), String> {
+fn judge(plan: &SearchPlan, finished: &Finished) -> Result<Judged, String> {
     let report = &finished.report;
     if report.verdict == RunVerdict::Invalid {
-        return Ok((false, report.reasons.clone()));
+        return Ok(Judged { limited_by: Some("generator"), seen: report.reasons.clone() });
     }
     if report.sustained == Some(false) {
-        return Ok((false, vec!["the offered rate was not reached".into()]));
+        let seen = vec!["the offered rate was not reached".into()];
+        return Ok(Judged { limited_by: Some("throughput"), seen });
     }
-    let mut held = true;
-    let mut seen = Vec::new();
+    let mut judged = Judged { limited_by: None, seen: Vec::new() };
     for objective in &plan.objectives {
-        let (ns, it_held) = objective
+        let (ns, held) = objective
             .judge(&finished.latencies)
             .map_err(|why| format!("{why}: a longer --duration or another percentile is needed"))?;
-        held &= it_held;
-        seen.push(format!("{objective}: {:.3} ms", ns as f64 / 1e6));
+        if !held {
+            judged.limited_by = Some("latency");
+        }
+        judged.seen.push(format!("{objective}: {:.3} ms", ns as f64 / 1e6));
     }
-    Ok((held, seen))
+    Ok(judged)
 }
 
 impl Document {

@@ -147,6 +147,8 @@ pub struct Asked {
     pub arrivals: &'static str,
     pub burst_every_ns: Option<u64>,
     pub burst_within_ns: Option<u64>,
+    /// Length and checksum of the trace's file.
+    pub trace: Option<String>,
     pub acks: &'static str,
     pub idempotent: bool,
     pub compression: &'static str,

@@ -343,6 +343,15 @@ fn searched(search: &Searched, document: &Document, out: &mut String) {
         Some(failed) => writeln!(out, ", and fails at {failed:.0} (twice)"),
         None => writeln!(out, ", and failed nowhere"),
     };
+    let _ = match search.limited_by {
+        Some("generator") => {
+            writeln!(out, "the limit is the generator's, not the broker's: give it more --threads")
+        }
+        Some("throughput") => {
+            writeln!(out, "the limit is throughput: above it the offered rate is not reached")
+        }
+        _ => Ok(()),
+    };
     let _ = write!(out, "held in {} of {} further runs", found.held_runs, found.confirming_runs);
     let _ = match found.holds_at_least {
         Some(part) => writeln!(

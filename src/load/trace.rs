@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::options::SECOND_NS;
+use crate::record::crc32c;
 
 /// The most entries a file may have, and the largest file.
 const ENTRIES_MAX: usize = 10_000_000;
@@ -31,6 +32,8 @@ pub struct Trace {
     entries: Vec<Entry>,
     records: u64,
     length_ns: f64,
+    /// Of the file's text: tells one trace from another.
+    crc32c: u32,
 }
 
 impl Trace {
@@ -66,10 +69,10 @@ impl Trace {
                 _ => points.push(point),
             }
         }
-        Trace::of(&points)
+        Trace::of(&points, crc32c::checksum(text.as_bytes()))
     }
 
-    fn of(points: &[(f64, u64)]) -> Result<Trace, String> {
+    fn of(points: &[(f64, u64)], crc32c: u32) -> Result<Trace, String> {
         let (Some(&(begin, _)), Some(&(last_at, last_count))) = (points.first(), points.last()) else {
             return Err("it has no entry".into());
         };
@@ -93,11 +96,13 @@ impl Trace {
         if records == 0 || length_ns < 1.0 {
             return Err("it has no records".into());
         }
-        Ok(Trace { entries, records, length_ns })
+        Ok(Trace { entries, records, length_ns, crc32c })
     }
 
-    pub fn records(&self) -> u64 {
-        self.records
+    /// What it is, in a few words; different for different files.
+    pub fn describe(&self) -> String {
+        let seconds = self.length_ns / SECOND_NS as f64;
+        format!("{} records in {seconds:.3} s, crc32c {:08x}", self.records, self.crc32c)
     }
 
     pub fn length_ns(&self) -> f64 {
@@ -146,7 +151,8 @@ mod tests {
             [0, 500, 2000, 2250, 2500, 2750, 3000, 3500, 5000]
         );
         let trace = Trace::parse("100,2\n101,0\n102,4\n").unwrap();
-        assert_eq!((trace.records(), trace.length_ns(), trace.rate()), (6, 3e9, 2.0));
+        assert_eq!((trace.records, trace.length_ns(), trace.rate()), (6, 3e9, 2.0));
+        assert!(trace.describe().starts_with("6 records in 3.000 s, crc32c "));
     }
 
     #[test]

@@ -33,8 +33,8 @@ pub mod exit {
 /// Compare two result files of `ringlog load --json`, or two brokers in alternate rounds; for CI
 #[derive(Clone, Debug, ClapArgs)]
 #[command(after_help = "\
-Exit codes: 0 nothing is shown to be worse, 1 worse beyond the threshold, 2 nothing can be said (unlike settings, noisy machine, failed
-runs), 3 the comparison did not come about.
+Exit codes: 0 nothing is shown to be worse, 1 worse beyond the threshold, 2 nothing can be said (unlike settings, noisy machine, \
+failed runs) or wrong usage, 3 the comparison did not come about.
 
 Examples:
   ringlog load --max --repeat 5 --json main.json
