@@ -111,6 +111,13 @@ def franz_go():
     return _go("franz-go")
 
 
+def kgo():
+    program = os.path.join(CACHE, "bin", "kgo.test")
+    _step(["go", "test", "-c", "-o", program, "github.com/twmb/franz-go/pkg/kgo"], cwd=os.path.join(HERE, "franz-go"),
+          GOFLAGS="-mod=readonly", GOTOOLCHAIN="local")
+    return [sys.executable, os.path.join(HERE, "franz-go", "kgo.py"), program]
+
+
 def sarama():
     return _go("sarama")
 
@@ -139,6 +146,7 @@ CLIENTS = {
     "kafka-python-3": kafka_python_3,
     "kafka-python-2.0.2": kafka_python_2,
     "franz-go": franz_go,
+    "kgo": kgo,
     "sarama": sarama,
     "kafkajs": kafkajs,
     "rust-rdkafka": rust_rdkafka,
