@@ -3,6 +3,8 @@ import base64
 import http.server
 import json
 import os
+import socket
+import struct
 import subprocess
 import threading
 import time
@@ -35,6 +37,7 @@ class Suite:
                 ("a script in a record stays text", self.script),
                 ("groups show their lag, are reset and deleted", self.groups),
                 ("a group with members shows them and refuses a reset", self.members),
+                ("a group of the newer protocol shows its members", self.newer_group),
                 ("settings of a broker are found, set and unset", self.settings),
                 ("live figures move", self.live),
                 ("a load test runs and is kept", self.load),
@@ -379,6 +382,29 @@ class Suite:
             for consumer in consumers:
                 consumer.terminate()
                 consumer.wait(30)
+
+    def newer_group(self):
+        """A member that only joins (KIP-848): one heartbeat of the newer protocol, over the wire."""
+        self.ringlog("topic", "create", "newer", "--partitions", "2")
+        member = "AAAAAAAAAAAAAAAAAAAAAA"
+        compact = lambda text: bytes([len(text) + 1]) + text.encode()
+        body = (compact("modern") + compact(member) + struct.pack(">i", 0) + b"\0\0" + struct.pack(">i", 60000)
+                + b"\x02" + compact("newer") + b"\0" + b"\0" + b"\x01" + b"\0")
+        client = b"browser"
+        request = struct.pack(">hhih", 68, 1, 7, len(client)) + client + b"\0" + body
+        host, port = self.broker.address.split(":")
+        with socket.create_connection((host, int(port)), 30) as wire:
+            wire.sendall(struct.pack(">i", len(request)) + request)
+            answer = wire.recv(4 + struct.unpack(">i", wire.recv(4))[0])
+            # Correlation id, tagged fields, throttle time, error code.
+            assert struct.unpack(">h", answer[9:11])[0] == 0, answer
+            page = self.page
+            page.go("groups")
+            row = page.row("Group", "modern")
+            assert row["Members"] == "1" and row["Type"].lower() == "consumer", row
+            page.go("groups/modern")
+            row = page.row("Member", member)
+            assert row["Client"] == "browser", row
 
     def settings(self):
         page = self.page

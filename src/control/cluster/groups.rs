@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use super::observer::Snapshot;
 use super::{Call, CallError, Caller, Cluster, WAIT};
 use crate::protocol::ErrorCode;
+use crate::protocol::messages::consumer_group_describe_request::ConsumerGroupDescribeRequest;
+use crate::protocol::messages::consumer_group_describe_response::Member as NewerMember;
 use crate::protocol::messages::consumer_protocol_assignment::ConsumerProtocolAssignment;
 use crate::protocol::messages::describe_groups_request::DescribeGroupsRequest;
 use crate::protocol::messages::list_groups_request::ListGroupsRequest;
@@ -104,7 +106,45 @@ pub async fn describe(cluster: &Cluster, caller: &Caller, ids: &[String]) -> Res
             });
         }
     }
+    describe_newer(cluster, caller, &mut groups).await?;
     Ok(groups)
+}
+
+/// Groups of the newer protocol (KIP-848) are dead to the older request: they are asked for again.
+async fn describe_newer(cluster: &Cluster, caller: &Caller, groups: &mut [Group]) -> Result<(), CallError> {
+    let unknown: Vec<usize> = (0..groups.len()).filter(|index| groups[*index].state == "Dead").collect();
+    for some in unknown.chunks(GROUPS_A_REQUEST) {
+        let ids: Vec<String> = some.iter().map(|index| groups[*index].id.clone()).collect();
+        let request = ConsumerGroupDescribeRequest {
+            group_ids: ids.iter().map(|id| Cow::Borrowed(id.as_str())).collect(),
+            include_authorized_operations: false,
+        };
+        let answer = cluster.ask(caller, Call::of(i16::MAX, &request), WAIT).await?;
+        let response = answer.read::<ConsumerGroupDescribeRequest<'_>>()?;
+        for found in response.groups.iter().filter(|found| found.error_code == 0) {
+            let Some(group) = groups.iter_mut().find(|group| group.id == *found.group_id) else { continue };
+            group.error = ErrorCode::None;
+            group.state = found.group_state.to_string();
+            group.protocol_type = "consumer".to_owned();
+            group.protocol = found.assignor_name.to_string();
+            group.members = found.members.iter().map(|member| newer_member(&member)).collect();
+        }
+    }
+    Ok(())
+}
+
+fn newer_member(member: &NewerMember<'_>) -> Member {
+    let mut assignment = Vec::new();
+    for topic in &member.assignment.topic_partitions {
+        assignment.extend(topic.partitions.iter().map(|partition| (topic.topic_name.to_string(), partition)));
+    }
+    Member {
+        id: member.member_id.to_string(),
+        instance_id: member.instance_id.as_deref().map(str::to_owned),
+        client_id: member.client_id.to_string(),
+        host: member.client_host.to_string(),
+        assignment,
+    }
 }
 
 /// The members' bytes are their own: what is no consumer's assignment is shown as none.
