@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""perf/http-produce.py [--check] [--requests N] [--repeat N] [--out FILE]: what POST /produce does, by perf/http-produce.jmx.
+
+JMeter runs the plan against a broker of its own for each number of users and acknowledgement, in rounds that alternate; then what a steady
+load over Kafka's protocol sees while HTTP is idle and while 10 users produce over it. With --check a short run only: every
+request acknowledged, every record there to be read. Prints a table in Markdown (--out: a file). JMeter's jars come from Maven
+into ${XDG_CACHE_HOME:-~/.cache}/ringlog-tests. RINGLOG names the binary (else target/release/ringlog), PORT the first port (19800).
+"""
+import argparse
+import csv
+import glob
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
+from broker import Broker, binary, free_port  # noqa: E402
+
+CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ringlog-tests")
+HOME = os.path.join(CACHE, "jmeter-5.6.3")
+PARTITIONS = 6
+
+
+def run(*command, timeout=600, **more):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, **more)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def install():
+    """A home as JMeter wants it: its jars and its settings."""
+    if os.path.exists(os.path.join(HOME, "bin", "jmeter.properties")):
+        return
+    os.makedirs(CACHE, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as home:
+        run("mvn", "-q", "-B", "dependency:copy-dependencies", f"-DoutputDirectory={home}/lib", cwd=os.path.join(HERE, "jmeter"))
+        os.makedirs(f"{home}/lib/ext")
+        for jar in glob.glob(f"{home}/lib/ApacheJMeter_*.jar"):
+            shutil.move(jar, f"{home}/lib/ext")
+        with zipfile.ZipFile(glob.glob(f"{home}/lib/ext/ApacheJMeter_config-*.jar")[0]) as settings:
+            settings.extractall(home, [name for name in settings.namelist() if name.startswith("bin/") and name.endswith(".properties")])
+        shutil.rmtree(HOME, ignore_errors=True)
+        shutil.copytree(home, HOME)
+
+
+class Http:
+    """A broker with HTTP, in a directory of its own."""
+
+    def __init__(self, directory):
+        self.dir = directory
+        self.broker = Broker(os.path.join(directory, "broker"), free_port(int(os.environ.get("PORT", "19800"))),
+                             ["ringlog.http.listener=http://127.0.0.1:0", "ringlog.http.connections.max=256"])
+        self.broker.start()
+        with open(os.path.join(self.broker.dir, "broker.out"), encoding="utf-8") as out:
+            self.port = out.read().split()[2].rsplit(":", 1)[1]
+        self.topics = 0
+
+    def ringlog(self, *command):
+        return run(binary(), *command, env=dict(os.environ, RINGLOG_BOOTSTRAP=self.broker.address))
+
+    def topic(self):
+        self.topics += 1
+        name = f"http-{self.topics}"
+        self.ringlog("topic", "create", name, "--partitions", str(PARTITIONS))
+        return name
+
+    def cpu_seconds(self):
+        with open(f"/proc/{self.broker.pid()}/stat", encoding="ascii") as stat:
+            fields = stat.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def jmeter(self, topic, users, loops, acks):
+        """Runs the plan; the samples as (elapsed ms, whether all was well), and the time between first and last."""
+        out = os.path.join(self.dir, f"{topic}.jtl")
+        run("java", "-Xmx512m", f"-Djmeter.home={HOME}", "-cp", f"{HOME}/lib/*:{HOME}/lib/ext/*", "org.apache.jmeter.NewDriver", "-n",
+            "-t", os.path.join(HERE, "http-produce.jmx"), "-l", out, "-j", os.path.join(self.dir, "jmeter.log"), f"-Jport={self.port}",
+            f"-Jtopic={topic}", f"-Jthreads={users}", f"-Jloops={loops}", f"-Jacks={acks}", timeout=1800, cwd=self.dir)
+        with open(out, encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        begun = [int(row["timeStamp"]) for row in rows]
+        ended = [int(row["timeStamp"]) + int(row["elapsed"]) for row in rows]
+        samples = [(int(row["elapsed"]), row["success"] == "true" and row["responseCode"] == "200") for row in rows]
+        return samples, (max(ended) - min(begun)) / 1000
+
+
+def check(http):
+    topic = http.topic()
+    samples, _ = http.jmeter(topic, 10, 20, "all")
+    refused = sum(not good for _, good in samples)
+    keys = http.ringlog("consume", topic, "--from", "beginning", "--no-follow", "--format", "{key}").split()
+    good = len(samples) == 200 and refused == 0 and len(keys) == 200 and len(set(keys)) == 10
+    print(f"{'ok   ' if good else 'FAIL '} JMeter: 10 users, {len(samples)} requests, {refused} refused, {len(keys)} records of {len(set(keys))} users read")
+    return good
+
+
+def measured(http, users, acks, requests):
+    before = http.cpu_seconds()
+    samples, seconds = http.jmeter(http.topic(), users, max(1, requests // users), acks)
+    cpu = http.cpu_seconds() - before
+    took = sorted(elapsed for elapsed, _ in samples)
+    at = lambda part: took[min(len(took) - 1, int(len(took) * part))]
+    return {"users": users, "acks": acks, "per_second": len(samples) / seconds, "refused": sum(not good for _, good in samples),
+            "p50": at(0.5), "p99": at(0.99), "max": took[-1], "cpu_us": cpu * 1e6 / len(samples)}
+
+
+def steady(http, users, seconds):
+    """Percentiles of a load over Kafka's protocol, with and without users on HTTP."""
+    report = os.path.join(http.dir, "load.json")
+    load = subprocess.Popen([binary(), "load", "--quiet", "--bootstrap", http.broker.address, "--rate", "2000", "--duration", f"{seconds}s",
+                             "--json", report], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    requests = 0
+    began = time.monotonic()
+    while users and time.monotonic() - began < seconds - 5:
+        samples, _ = http.jmeter(http.topic(), users, 200, "all")
+        requests += len(samples)
+    load.wait(seconds + 120)
+    with open(report, encoding="utf-8") as file:
+        ack = json.load(file)["latency"]["ack"]
+    return {"users": users, "requests": requests, "p50": ack["p50_ns"] / 1e6, "p99": ack["p99_ns"] / 1e6, "p99.9": ack["p99_9_ns"] / 1e6}
+
+
+def table(http, options):
+    commit = run("git", "-C", ROOT, "rev-parse", "--short", "HEAD").strip()
+    lines = ["# Produce over HTTP", "", f"`perf/http-produce.py --requests {options.requests} --repeat {options.repeat}` at {commit}, "
+             f"{time.strftime('%Y-%m-%d', time.gmtime())}: {os.cpu_count()} cores, Linux {platform.release()}; JMeter 5.6.3 on the same machine. One record of 100 "
+             f"bytes a request, {PARTITIONS} partitions. Medians of {options.repeat} rounds, in brackets the least and the most.", "",
+             "| users | acks | requests/s | p50 ms | p99 ms | max ms | broker CPU us/request | refused |", "|--:|:--|--:|--:|--:|--:|--:|--:|"]
+    kinds = [(users, acks) for users in (10, 100) for acks in ("all", "1", "0")]
+    measured(http, 10, "all", options.requests)  # not counted: JMeter, the broker and the disk warm up
+    rounds = [[measured(http, users, acks, options.requests) for users, acks in kinds] for _ in range(options.repeat)]
+    for index, (users, acks) in enumerate(kinds):
+        of = lambda name: sorted(one[index][name] for one in rounds)
+        show = lambda name: f"{statistics.median(of(name)):,.0f} ({of(name)[0]:,.0f}–{of(name)[-1]:,.0f})"
+        lines.append(f"| {users} | {acks} | {show('per_second')} | {show('p50')} | {show('p99')} | {show('max')} | {show('cpu_us')} | {sum(of('refused'))} |")
+    lines += ["", "The same broker under 2,000 records/s of 1 KiB over Kafka's protocol (`ringlog load --rate 2000`, acks=all), its acknowledgements:", "",
+              "| users on HTTP | HTTP requests | p50 ms | p99 ms | p99.9 ms |", "|--:|--:|--:|--:|--:|"]
+    for _ in range(options.repeat):
+        for users in (0, 10):
+            one = steady(http, users, options.seconds)
+            lines.append(f"| {users} | {one['requests']:,} | {one['p50']:.2f} | {one['p99']:.2f} | {one['p99.9']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--requests", type=int, default=20000)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    install()
+    directory = tempfile.mkdtemp(prefix="http-", dir=CACHE)
+    http = Http(directory)
+    try:
+        if options.check:
+            good = check(http)
+            print(f"\n{int(good)} passed, {int(not good)} failed")
+            return 0 if good else 1
+        text = table(http, options)
+        print(text)
+        if options.out:
+            with open(options.out, "w", encoding="utf-8") as file:
+                file.write(text)
+        return 0
+    finally:
+        http.broker.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
