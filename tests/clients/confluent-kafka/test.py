@@ -4,9 +4,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from confluent_kafka import (OFFSET_BEGINNING, OFFSET_INVALID, Consumer, ConsumerGroupTopicPartitions,  # noqa: E402
-                             KafkaException, Producer, TopicPartition)
-from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions,  # noqa: E402
-                                   NewTopic, OffsetSpec, ResourceType)
+                             ElectionType, KafkaError, KafkaException, Producer, TopicCollection, TopicPartition)
+from confluent_kafka.admin import (AclBinding, AclOperation, AclPermissionType, AdminClient,  # noqa: E402
+                                   AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic, OffsetSpec,
+                                   ResourcePatternType, ResourceType)
 
 from kit import (BASE_MS, BOOTSTRAP, Tally, check, equal, main, record, restart_broker, restarted, until)  # noqa: E402
 
@@ -421,6 +422,41 @@ def _():
     equal(got, 30, "the earliest offset")
     admin.delete_topics(["ck-admin2"])["ck-admin2"].result(30)
     until("the topic is gone", lambda: "ck-admin2" not in admin.list_topics(timeout=10).topics)
+
+
+@check("admin: ACLs, users, elections, the broker's own configs")
+def _():
+    create("ck-admin3", 1)
+
+    def refusal(future):
+        return future.exception(30).args[0].code()
+
+    acl = AclBinding(ResourceType.TOPIC, "ck-admin3", ResourcePatternType.LITERAL, "User:a", "*", AclOperation.READ,
+                     AclPermissionType.ALLOW)
+    equal(refusal(admin.create_acls([acl])[acl]), KafkaError.SECURITY_DISABLED, "an ACL created")
+    equal(admin.describe_user_scram_credentials().result(30), {}, "users")
+    equal(refusal(admin.describe_user_scram_credentials(["nobody"])["nobody"]), KafkaError.RESOURCE_NOT_FOUND, "a user")
+    partition = TopicPartition("ck-admin3", 0)
+    elected = admin.elect_leaders(ElectionType.PREFERRED, [partition]).result(30)
+    equal(elected[partition].code(), KafkaError.ELECTION_NOT_NEEDED, "the election")
+    topic = admin.describe_topics(TopicCollection(["ck-admin3"]))["ck-admin3"].result(30)
+    equal((topic.name, len(topic.partitions), topic.is_internal), ("ck-admin3", 1, False), "the topic described")
+    broker = str(next(iter(admin.list_topics(timeout=10).brokers)))
+
+    def change(name, value, how):
+        entry = ConfigEntry(name, value, incremental_operation=how)
+        resource = ConfigResource(ResourceType.BROKER, broker, incremental_configs=[entry])
+        return admin.incremental_alter_configs([resource])[resource].exception(30)
+
+    def now(name):
+        resource = ConfigResource(ResourceType.BROKER, broker)
+        return admin.describe_configs([resource])[resource].result(30)[name].value
+
+    equal(change("message.max.bytes", "2000000", AlterConfigOpType.SET), None, "a dynamic key")
+    until("the broker's new value", lambda: now("message.max.bytes") == "2000000")
+    equal(change("message.max.bytes", None, AlterConfigOpType.DELETE), None, "back to the default")
+    until("the default", lambda: now("message.max.bytes") == "1048588")
+    equal(change("num.partitions", "3", AlterConfigOpType.SET).args[0].code(), KafkaError.INVALID_REQUEST, "a static key")
 
 
 @check("admin: cluster, groups, offsets of a group")
