@@ -134,7 +134,7 @@ def table(http, options):
     commit = run("git", "-C", ROOT, "rev-parse", "--short", "HEAD").strip()
     lines = ["# Produce over HTTP", "", f"`perf/http-produce.py --requests {options.requests} --repeat {options.repeat}` at {commit}, "
              f"{time.strftime('%Y-%m-%d', time.gmtime())}: {os.cpu_count()} cores, Linux {platform.release()}; JMeter 5.6.3 on the same machine. One record of 100 "
-             f"bytes a request, {PARTITIONS} partitions. Medians of {options.repeat} rounds, in brackets the least and the most.", "",
+             f"bytes a request, {PARTITIONS} partitions. Load average at the start {options.load_average:.1f}. Medians of {options.repeat} rounds, in brackets the least and the most.", "",
              "| users | acks | requests/s | p50 ms | p99 ms | max ms | broker CPU us/request | refused |", "|--:|:--|--:|--:|--:|--:|--:|--:|"]
     kinds = [(users, acks) for users in (10, 100) for acks in ("all", "1", "0")]
     measured(http, 10, "all", options.requests)  # not counted: JMeter, the broker and the disk warm up
@@ -160,6 +160,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--out")
     options = parser.parse_args()
+    options.load_average = os.getloadavg()[0]
     install()
     directory = tempfile.mkdtemp(prefix="http-", dir=CACHE)
     http = Http(directory)

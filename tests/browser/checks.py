@@ -624,15 +624,10 @@ class Suite:
         page.go("live")
         time.sleep(25)
         page.picture(os.path.join(folder, "live.png"))
-        page.go("load")
-        page.until("it has ended", lambda: page.rows("Verdict") and not page.has("Stop"))
-        page.picture(os.path.join(folder, "load.png"))
         page.media()
-        for name, path in [("topic", "topics/orders"), ("messages", "topics/orders/messages"), ("tuning", "tuning")]:
-            page.go(path)
-            if name == "messages":
-                page.click(page.run("return document.querySelector('td button').getAttribute('aria-label')"))
-            page.picture(os.path.join(folder, f"{name}.png"))
+        page.go("topics/orders/messages")
+        page.click(page.run("return document.querySelector('td button').getAttribute('aria-label')"))
+        page.picture(os.path.join(folder, "messages.png"))
 
 
 def tab_to(page, word):
