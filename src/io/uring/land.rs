@@ -39,21 +39,7 @@ impl UringIo {
         match &mut flight.op {
             Pending::Accept { .. } => self.land_accept(key, cqe),
             Pending::Receive { .. } => self.land_receive(key, cqe),
-            Pending::ReceiveExact { buf, start, end, .. } => match result {
-                Ok(moved) => {
-                    // SAFETY: needed to take what the kernel has written behind the vector's end. The entry named
-                    // `end - len` bytes at most from there, within the capacity, and it wrote the first `moved` of them.
-                    unsafe { buf.set_len(buf.len() + moved.min(*end - buf.len())) };
-                    match moved > 0 && buf.len() < *end {
-                        true => self.relaunch(key),
-                        false => {
-                            let got = buf.len() - *start;
-                            self.finish(key, Ok(got));
-                        }
-                    }
-                }
-                Err(errno) => self.retry_or_finish(key, errno),
-            },
+            Pending::ReceiveExact { .. } => self.land_exact(key, result),
             Pending::Connect { .. } | Pending::Open { .. } => self.land_opened(key, result),
             Pending::Send(sending) => match result {
                 Ok(sent) => {
@@ -138,6 +124,30 @@ impl UringIo {
                 self.accept_from_ns = self.clock.now_ns.saturating_add(ACCEPT_PAUSE_NS);
                 self.finish(key, Err(Errno(errno)));
             }
+        }
+    }
+
+    /// A step of a receive that ends with its length, or with the stream.
+    fn land_exact(&mut self, key: Key, result: Result<usize, Errno>) {
+        let Some(Pending::ReceiveExact { buf, start, end, .. }) =
+            self.flights.get_mut(key).map(|flight| &mut flight.op)
+        else {
+            return;
+        };
+        match result {
+            Ok(moved) => {
+                // SAFETY: needed to take what the kernel has written behind the vector's end. The entry named
+                // `end - len` bytes at most from there, within the capacity, and it wrote the first `moved` of them.
+                unsafe { buf.set_len(buf.len() + moved.min(*end - buf.len())) };
+                match moved > 0 && buf.len() < *end {
+                    true => self.relaunch(key),
+                    false => {
+                        let got = buf.len() - *start;
+                        self.finish(key, Ok(got));
+                    }
+                }
+            }
+            Err(errno) => self.retry_or_finish(key, errno),
         }
     }
 

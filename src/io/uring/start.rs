@@ -78,6 +78,12 @@ impl UringIo {
                 Pending::Cancel { target }
             }
         };
+        self.set_off(token, pending);
+        Ok(())
+    }
+
+    /// The first step, unless there is nothing to move or accepting pauses.
+    fn set_off(&mut self, token: Token, pending: Pending) {
         let key = self.insert(token, pending);
         match &self.flights.get(key).expect("just inserted").op {
             Pending::Send(sending) if sending.is_done() => self.finish(key, Ok(0)),
@@ -88,7 +94,6 @@ impl UringIo {
             Pending::Accept { .. } if self.clock.now_ns < self.accept_from_ns => self.paused.push(key),
             _ => self.launch(key),
         }
-        Ok(())
     }
 
     /// Where the memory is registered, if it is.
