@@ -355,19 +355,35 @@ fn records_may_be_deleted_while_their_segments_are_synced() {
     }
 }
 
-/// The journal's files were freed when a sync ended; where all that they held had been synced already, none did, and
-/// appends waited for ever.
+/// The journal's files were freed when a sync ended: where all that they held had been synced already, or its log was
+/// deleted, none did, and appends waited for ever.
 #[test]
 fn a_journal_that_is_safe_already_is_freed() {
-    let mut scene = Scene::with_journal(1, 1, (1 << 20, 8 << 20));
-    let log = scene.create(0, &topic("t", 1));
-    for _ in 0..8 {
-        // As much as fits, then nothing until there is room for more.
-        while scene.shards[0].storage.has_room(log) {
-            scene.append(0, log, 1, 200 << 10);
+    for batches in 10..40 {
+        for deleted in [false, true] {
+            let mut scene = Scene::with_journal(1, 1, (1 << 20, 4 << 20));
+            // Each batch of the one log closes the segment of the one before, which is synced then; the other never syncs.
+            scene.config.segment_bytes = 150 << 10;
+            let rolling = scene.create(0, &topic("rolling", 1));
+            scene.config = config();
+            let growing = scene.create(0, &topic("growing", 2));
+            for _ in 0..batches {
+                scene.append(0, rolling, 1, 100 << 10);
+                scene.acknowledged(0, rolling);
+            }
+            scene.pass_ms(200);
+            if deleted {
+                scene.delete(0, rolling);
+            }
+            for _ in 0..3 {
+                // As much as fits, then nothing until there is room for more.
+                while scene.shards[0].storage.has_room(growing) {
+                    scene.append(0, growing, 1, 200 << 10);
+                }
+                let what = format!("room behind {batches} batches, deleted: {deleted}");
+                scene.run_until(&what, |scene| scene.shards[0].storage.has_room(growing));
+            }
         }
-        (0..200).for_each(|_| scene.turn(0));
-        scene.run_until("room for an append", |scene| scene.shards[0].storage.has_room(log));
     }
 }
 
