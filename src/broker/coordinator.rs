@@ -15,7 +15,7 @@ use super::group::{
 use super::handlers::write_txn_markers;
 use super::mail::{Answer, GatherRef};
 use super::partition::{Waiter, WaiterTo};
-use super::request::{Forwarded, Head, RequestId, Response};
+use super::request::{Forwarded, Head, Response};
 use super::transaction::{Marker, TRANSACTION_TOPIC};
 use super::{Broker, features};
 use crate::config::BrokerConfig;
@@ -314,15 +314,6 @@ impl Broker {
         let mut effects = std::mem::take(&mut coordinator.effects);
         coordinator.groups.appended(now, AppendId(append), result, &mut effects);
         self.carry_out(io, effects);
-    }
-
-    /// The connection of a forwarded request is gone.
-    pub(super) fn forget_forwarded(&mut self, shard: usize, id: RequestId) {
-        let Some(coordinator) = &mut self.coordinator else { return };
-        let gone = coordinator.waiting.iter().find(|(_, (of, head))| *of == shard && head.id == id);
-        if let Some(key) = gone.map(|(key, _)| key) {
-            coordinator.groups.disconnected(ReplyTo(key as u64));
-        }
     }
 
     pub(super) fn coordinator_deadline_ns(&self) -> u64 {

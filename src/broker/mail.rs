@@ -24,11 +24,6 @@ pub enum Mail {
         id: RequestId,
         response: Option<Response>,
     },
-    /// The connection of these forwarded requests is gone.
-    Forget {
-        shard: usize,
-        id: RequestId,
-    },
     /// The cluster as it is from now on; each shard answers with `ImageApplied`.
     Image(Arc<ClusterImage>),
     ImageApplied {

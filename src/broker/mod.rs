@@ -244,16 +244,13 @@ impl Broker {
         }
     }
 
-    /// The connection of a request is gone: nobody waits for its answer.
+    /// The connection of a request is gone: nobody waits for its answer. One that was forwarded is answered all the same: a
+    /// member that waits in a rebalance stays in it, as with Kafka, until its session decides.
     pub fn forget(&mut self, id: RequestId) {
-        if let Some(at) = self.gathers.of_request(id) {
-            if let Some(gather) = self.gathers.close(at) {
-                self.end_session(&gather);
-            }
-        } else if self.shard == CONTROL_SHARD {
-            self.forget_forwarded(self.shard, id);
-        } else {
-            self.post.mail.push_back((CONTROL_SHARD, Mail::Forget { shard: self.shard, id }));
+        if let Some(at) = self.gathers.of_request(id)
+            && let Some(gather) = self.gathers.close(at)
+        {
+            self.end_session(&gather);
         }
     }
 
@@ -356,7 +353,6 @@ impl Broker {
             Mail::Ready(gathers) => gathers.into_iter().for_each(|at| handlers::fetch::moved(self, io, at)),
             Mail::Forwarded(request) => self.forwarded(io, *request),
             Mail::Response { id, response } => self.done.push((id, response)),
-            Mail::Forget { shard, id } => self.forget_forwarded(shard, id),
             Mail::Image(image) => {
                 let version = image.revision;
                 self.apply_image(io, image);

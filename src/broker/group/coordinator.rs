@@ -17,8 +17,8 @@ use super::timers::{Payload, TimerKey, Timers};
 use super::transactions::Transactions;
 use super::turn::{MemberIds, Turn, Usage};
 use super::{
-    AppendId, DeletedTopic, Effect, GroupConfig, GroupRequest, GroupStats, Now, ReplyTo, TopicLookup,
-    partition_for, transactions,
+    AppendId, DeletedTopic, Effect, GroupConfig, GroupRequest, GroupStats, Now, TopicLookup, partition_for,
+    transactions,
 };
 
 /// Deadlines carried out in one call; the rest is due at once again.
@@ -249,10 +249,6 @@ impl GroupCoordinator {
     pub fn reconfigure(&mut self, config: GroupConfig) {
         self.config = config;
     }
-
-    /// The connection of a waiting request is gone. Nothing changes: every request is answered in the end, and a member
-    /// that waits in a rebalance stays in it, as with Kafka, until its session decides.
-    pub fn disconnected(&mut self, _to: ReplyTo) {}
 
     pub fn stats(&self) -> GroupStats {
         let groups = || self.partitions.values().flat_map(|partition| partition.groups.values());
