@@ -50,8 +50,6 @@ pub const KAFKA_KEYS: &[Key] = &[
         "The rack the broker says it is in."),
     key("compression.gzip.level", Int, Some("-1"), RangeOr(1, 9, -1), ClusterWide,
         "The default of a topic's `compression.gzip.level`."),
-    key("compression.lz4.level", Int, Some("9"), Range(1, 17), ClusterWide,
-        "The default of a topic's `compression.lz4.level`."),
     key("compression.type", String, Some("producer"), OneOf(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]), ClusterWide,
         "The default of a topic's `compression.type`."),
     key("compression.zstd.level", Int, Some("3"), Range(-131_072, 22), ClusterWide,

@@ -3,7 +3,7 @@
 
 use super::key::{Effect, Key, Reason, Update, Valid, ValueType};
 
-use Reason::{Groups, Mechanism, Metrics, Plugin, Quorum, Replication, Security, Threads, Tiered};
+use Reason::{Encoder, Groups, Mechanism, Metrics, Plugin, Quorum, Replication, Security, Threads, Tiered};
 use Update::{ClusterWide, PerBroker, ReadOnly};
 use Valid::{Any, Min, OneOf, Range};
 use ValueType::{Boolean, Class, Double, Int, List, Long, Password, Short, String};
@@ -34,6 +34,7 @@ pub const IGNORED_KEYS: &[Key] = &[
     key("broker.heartbeat.interval.ms", Int, Some("2000"), Any, ReadOnly, Quorum),
     key("broker.session.timeout.ms", Int, Some("9000"), Any, ReadOnly, Quorum),
     key("client.quota.callback.class", Class, None, Any, ReadOnly, Plugin),
+    key("compression.lz4.level", Int, Some("9"), Range(1, 17), ClusterWide, Encoder),
     key("config.providers", List, Some(""), Any, ClusterWide, Plugin),
     key("connection.failed.authentication.delay.ms", Int, Some("100"), Min(0), ReadOnly, Security),
     key("connections.max.reauth.ms", Long, Some("0"), Any, ReadOnly, Security),

@@ -95,6 +95,8 @@ pub enum Reason {
     Metrics,
     /// The mechanism that it tunes is not needed here.
     Mechanism,
+    /// Our encoder has nothing to tune.
+    Encoder,
     /// It will mean something, but nothing reads it yet.
     NotYet,
 }
@@ -112,6 +114,7 @@ impl Reason {
             Reason::Groups => "the group protocol it belongs to is not supported",
             Reason::Metrics => "metrics are not sampled or reported this way",
             Reason::Mechanism => "the mechanism it tunes does not exist here",
+            Reason::Encoder => "the encoder has one level",
             Reason::NotYet => "it is not enforced yet",
         }
     }
@@ -128,6 +131,7 @@ impl Reason {
             Reason::Groups => "Ignored: the group protocol it belongs to is not supported.",
             Reason::Metrics => "Ignored: metrics are not sampled or reported this way.",
             Reason::Mechanism => "Ignored: the mechanism it tunes does not exist here.",
+            Reason::Encoder => "Ignored: the encoder has one level.",
             Reason::NotYet => "Ignored: it is not enforced yet.",
         }
     }

@@ -84,13 +84,16 @@ pub const TOPIC_KEYS: &[TopicKey] = &[
         &[same("compression.gzip.level")],
         "The level when `compression.type` is `gzip`; -1 is the codec's default.",
     ),
-    key(
-        "compression.lz4.level",
-        Int,
-        "9",
-        Valid::Range(1, 17),
-        &[same("compression.lz4.level")],
-        "The level when `compression.type` is `lz4`.",
+    ignored(
+        key(
+            "compression.lz4.level",
+            Int,
+            "9",
+            Valid::Range(1, 17),
+            &[same("compression.lz4.level")],
+            Reason::Encoder.doc(),
+        ),
+        Reason::Encoder,
     ),
     key(
         "compression.type",

@@ -379,7 +379,7 @@ pub fn rules(config: &TopicConfig) -> Rules {
             Compression::Uncompressed => Some((Codec::None, CompressionLevel(None))),
             Compression::Gzip => Some((Codec::Gzip, level(config.compression_gzip_level))),
             Compression::Snappy => Some((Codec::Snappy, CompressionLevel(None))),
-            Compression::Lz4 => Some((Codec::Lz4, level(config.compression_lz4_level))),
+            Compression::Lz4 => Some((Codec::Lz4, CompressionLevel(None))),
             Compression::Zstd => Some((Codec::Zstd, level(config.compression_zstd_level))),
         },
     }
