@@ -245,8 +245,20 @@ impl Server {
 fn mark_clean(config: &BrokerConfig, driver: DriverKind) -> Result<(), ServeError> {
     let io = Driver::new(driver, driver_options(config));
     let mut io = io.map_err(|error| ServeError::Runtime(error.to_string()))?;
-    storage::lock_dirs(&mut io, &config.log_dirs).map_err(data)?;
-    storage::mark_clean(&mut io, &config.log_dirs).map_err(data)
+    let mut result = Ok(());
+    let mut marked = 0;
+    for dir in config.log_dirs.chunks(1) {
+        let done = storage::lock_dirs(&mut io, dir).and_then(|()| storage::mark_clean(&mut io, dir));
+        match done {
+            Ok(()) => marked += 1,
+            Err(error) => {
+                tracing::error!(%error, "the clean stop of a log directory could not be marked");
+                result = Err(data(error));
+            }
+        }
+    }
+    // A directory that has failed spoils nothing for the others.
+    if marked > 0 { Ok(()) } else { result }
 }
 
 /// What `ringlog tune measure` has found the disks to do.

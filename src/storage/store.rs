@@ -299,6 +299,10 @@ impl Storage {
             let log = self.logs.get(log).ok_or(AppendError::UnknownLog)?;
             (log.dir, log.log_start_offset, log.log_end_offset)
         };
+        // Before a duplicate is known: the first of it may be what the directory failed over.
+        if !self.dirs[dir].online {
+            return Err(AppendError::Offline);
+        }
         let last_offset = base_offset
             .checked_add(i64::from(header.last_offset_delta))
             .filter(|last| *last < i64::MAX)
