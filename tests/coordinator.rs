@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+#[path = "coordinator/answers.rs"]
+mod answers;
 #[path = "coordinator/broker.rs"]
 mod broker;
 #[path = "coordinator/client.rs"]

@@ -103,11 +103,12 @@ impl Client {
         };
         self.ask(7, &request, |response| {
             let topic = response.topics.first().unwrap();
-            let offset = |code, offset| {
-                assert_eq!(code, ErrorCode::None.code());
-                offset
-            };
-            topic.partitions.iter().map(|found| offset(found.error_code, found.offset)).collect()
+            let mut found = vec![-1; partitions as usize];
+            for one in &topic.partitions {
+                assert_eq!(one.error_code, ErrorCode::None.code());
+                found[one.partition_index as usize] = one.offset;
+            }
+            found
         })
     }
 
