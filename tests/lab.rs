@@ -177,7 +177,7 @@ fn a_curve_and_repetitions_are_runs_in_one_document() {
 fn a_search_says_what_it_found_and_when_nothing_holds() {
     let broker = Broker::start();
     let search =
-        ["--duration", "100ms", "--consumers", "0", "--search-precision", "50", "--search-confirm", "2"];
+        ["--duration", "300ms", "--consumers", "0", "--search-precision", "50", "--search-confirm", "2"];
     // No answer comes before it is asked for: nothing can hold this.
     let output = broker.load(&[&search[..], &["--search", "max<1ns", "--json", "-"]].concat());
     assert_eq!(output.status.code(), Some(1), "{output:?}");
