@@ -11,7 +11,7 @@ const s = (name, attributes, text) => {
 
 /** series: [{ name, points: [number] }], all of one length; show: number => text. */
 export function chart(series, show, label) {
-  const [width, height, left, top] = [480, 160, 52, 8];
+  const [width, height, left, top] = [480, 160, 60, 8];
   const all = series.flatMap((one) => one.points).filter(Number.isFinite);
   const highest = Math.max(...all, 0) || 1;
   const length = Math.max(...series.map((one) => one.points.length), 2);

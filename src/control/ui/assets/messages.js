@@ -94,7 +94,7 @@ export async function messages(page, topic) {
               'tr',
               {},
               ['', 'Partition', 'Offset', 'Time (UTC)', 'Key', 'Value', 'Size'].map((name) =>
-                h('th', { scope: 'col' }, name),
+                h('th', { scope: 'col', class: ['Partition', 'Offset', 'Size'].includes(name) ? 'n' : null }, name),
               ),
             ),
           ),
