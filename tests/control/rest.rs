@@ -503,6 +503,75 @@ fn the_document_tells_the_truth() {
         done += 1;
     }
     assert!(done > 60, "{done}");
+    // What the document does not offer the server does not either.
+    for (template, methods) in document["paths"].as_object().unwrap() {
+        let path = names
+            .iter()
+            .fold(template.clone(), |path, (name, value)| path.replace(&format!("{{{name}}}"), value));
+        for method in ["get", "post", "put", "patch", "delete"] {
+            if methods.get(method).is_none() {
+                let reply =
+                    broker.call(&method.to_uppercase(), &path, &[("content-type", "application/json")], "");
+                assert_eq!(reply.status, 405, "{method} {path}: {reply:?}");
+            }
+        }
+    }
+}
+
+/// Every address that an answer of v3 holds is answered itself.
+#[test]
+fn links_lead_somewhere() {
+    let broker = Broker::start();
+    broker.run(&["topic", "create", "t", "--partitions", "2"], "");
+    let ids = BTreeMap::from([("with a / and ?", "one"), ("g", "two")]);
+    let encoded = |name: &str| name.replace(' ', "%20").replace('/', "%2F").replace('?', "%3F");
+    let names: Vec<String> = ids.keys().map(|group| encoded(group)).collect();
+    let instances: Vec<Instance<'_>> = names
+        .iter()
+        .map(|group| {
+            Instance::new(&broker, group, &json!({ "format": "json", "auto.offset.reset": "earliest" }))
+        })
+        .collect();
+    post(&broker, "/topics/t", JSON_V2, &json!({ "records": [{ "value": 1 }] }));
+    for instance in &instances {
+        assert_eq!(instance.post("subscription", &json!({ "topics": ["t"] })).status, 204);
+        instance.read(1);
+        instance.post("offsets", &json!({}));
+    }
+    let base = format!("http://{}", broker.http);
+    let (mut seen, mut waiting) = (std::collections::BTreeSet::new(), vec!["/v3/clusters".to_owned()]);
+    while let Some(path) = waiting.pop() {
+        // Settings are many, and all alike.
+        let one_setting = path.contains("configs/") && !path.ends_with("/retention.ms");
+        if one_setting || !seen.insert(path.clone()) {
+            continue;
+        }
+        let reply = broker.get(&path);
+        let no_move = path.ends_with("/reassignment") && !path.contains("/-/") && reply.status == 404;
+        let no_acls = path.ends_with("/acls") && reply.status == 200;
+        assert!(reply.status == 200 || no_move || no_acls, "{path}: {reply:?}");
+        let mut values = vec![reply.json()];
+        while let Some(value) = values.pop() {
+            match value {
+                Value::Array(list) => values.extend(list),
+                Value::Object(map) => {
+                    for (key, value) in map {
+                        match value.as_str().and_then(|text| text.strip_prefix(&base)) {
+                            Some(path) if key == "self" || key == "related" => waiting.push(path.to_owned()),
+                            _ => values.push(value),
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    for kind in
+        ["/lags/t/partitions/", "/assignments/t/partitions/", "/lag-summary", "/replicas/", "/broker-configs"]
+    {
+        assert!(seen.iter().any(|path| path.contains(kind)), "{kind}: {seen:?}");
+    }
+    assert!(seen.iter().any(|path| path.contains("with%20a%20%2F%20and%20%3F/lags")), "{seen:?}");
 }
 
 fn resolve<'d>(document: &'d Value, value: &'d Value) -> &'d Value {

@@ -35,6 +35,8 @@ pub struct Group {
     pub protocol_type: String,
     /// The assignor of a consumer group.
     pub protocol: String,
+    /// Of the newer protocol (KIP-848).
+    pub newer: bool,
     pub members: Vec<Member>,
 }
 
@@ -92,6 +94,7 @@ pub async fn describe(cluster: &Cluster, caller: &Caller, ids: &[String]) -> Res
                 state: group.group_state.to_string(),
                 protocol_type: group.protocol_type.to_string(),
                 protocol: group.protocol_data.to_string(),
+                newer: false,
                 members: group
                     .members
                     .iter()
@@ -126,6 +129,7 @@ async fn describe_newer(cluster: &Cluster, caller: &Caller, groups: &mut [Group]
             group.error = ErrorCode::None;
             group.state = found.group_state.to_string();
             group.protocol_type = "consumer".to_owned();
+            group.newer = true;
             group.protocol = found.assignor_name.to_string();
             group.members = found.members.iter().map(|member| newer_member(&member)).collect();
         }

@@ -51,7 +51,7 @@ pub async fn create(
     }
     let options = options(&request)?;
     let caller = super::caller(&headers, peer.as_deref());
-    let base = format!("{}/consumers/{}/instances/{id}", super::base_url(&headers), encode(&group));
+    let base = format!("{}/consumers/{}/instances/{id}", super::base_url(&headers), super::encode(&group));
     let consumer = Consumer::new(running.cluster.clone(), caller, group, id.clone(), options);
     running.instances.add(consumer)?;
     Ok(answer(200, V2, &json!({ "instance_id": id, "base_uri": base })))
@@ -339,11 +339,4 @@ fn entries(list: &Value) -> Result<Vec<(Place, &Value)>, ApiError> {
             }
         })
         .collect()
-}
-
-/// A name as a part of a URL.
-fn encode(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-~".contains(&byte);
-    let shown = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
-    name.bytes().map(shown).collect()
 }

@@ -107,3 +107,35 @@ pub async fn commit_for_nobody(
     let offsets = offsets.iter().map(|(place, at)| (place.clone(), (*at, String::new()))).collect();
     membership::commit(cluster, caller, group, &membership::Member::default(), &offsets).await
 }
+
+/// A name as a part of a URL.
+pub fn encode(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-~".contains(&byte);
+    let shown = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    name.bytes().map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What a router holds can only be read from what it shows of itself.
+    #[test]
+    fn every_route_is_in_the_document() {
+        let shown = format!("{:?}", routes());
+        let routes: BTreeSet<&str> = shown.split('"').filter(|part| part.starts_with('/')).collect();
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let paths = document["paths"].as_object().unwrap().keys().map(String::as_str);
+        let elsewhere = ["/metrics", "/health/live", "/health/ready"];
+        let paths: BTreeSet<&str> = paths.filter(|path| !elsewhere.contains(path)).collect();
+        assert!(routes.len() > 50, "{shown:.500}");
+        assert_eq!(routes, paths);
+    }
+
+    #[test]
+    fn names_are_parts_of_a_url() {
+        assert_eq!(encode("a/b c?d\u{e9}#%~-_."), "a%2Fb%20c%3Fd%C3%A9%23%25~-_.");
+    }
+}

@@ -186,6 +186,13 @@ pub async fn of_all_topics(target: Target) -> Result<Response, ApiError> {
     Ok(ok(&target.links.list("KafkaTopicConfigList", "topics/-/configs", data)))
 }
 
+/// The one broker's there is; a list as if there were several.
+pub async fn of_all_brokers(target: Target) -> Result<Response, ApiError> {
+    let scope = Scope::Broker(target.cluster.image().await?.node_id.to_string());
+    let data = all(&target, &scope).await?.iter().map(|one| scope.value(&target.links, one)).collect();
+    Ok(ok(&target.links.list("KafkaBrokerConfigList", "brokers/-/configs", data)))
+}
+
 pub async fn of_broker(target: Target, Path((_, broker)): Named) -> Result<Response, ApiError> {
     list(&target, Scope::Broker(broker)).await
 }

@@ -6,6 +6,7 @@ use axum::extract::Path;
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::super::encode;
 use super::{Links, Target, ok};
 use crate::control::cluster::groups::{self, Group, Member};
 use crate::control::error::ApiError;
@@ -38,7 +39,7 @@ async fn find(target: &Target, id: &str) -> Result<Group, ApiError> {
 }
 
 fn group_value(links: &Links, node: i32, group: &Group) -> Value {
-    let path = format!("consumer-groups/{}", group.id);
+    let path = format!("consumer-groups/{}", encode(&group.id));
     links.resource(
         "KafkaConsumerGroup",
         &path,
@@ -48,7 +49,7 @@ fn group_value(links: &Links, node: i32, group: &Group) -> Value {
             "is_simple": group.protocol_type.is_empty(),
             "partition_assignor": group.protocol,
             "state": state(&group.state),
-            "type": "CLASSIC",
+            "type": if group.newer { "CONSUMER" } else { "CLASSIC" },
             "coordinator": links.related(&format!("brokers/{node}")),
             "consumer": links.related(&format!("{path}/consumers")),
             "lag_summary": links.related(&format!("{path}/lag-summary")),
@@ -72,7 +73,7 @@ pub async fn one(target: Target, Path((_, group)): Path<(String, String)>) -> Re
 }
 
 fn consumer_value(links: &Links, group: &str, member: &Member) -> Value {
-    let path = format!("consumer-groups/{group}/consumers/{}", member.id);
+    let path = format!("consumer-groups/{}/consumers/{}", encode(group), encode(&member.id));
     links.resource(
         "KafkaConsumer",
         &path,
@@ -94,7 +95,8 @@ pub async fn consumers(
     let group = find(&target, &group).await?;
     let of = |member: &Member| consumer_value(&target.links, &group.id, member);
     let data = group.members.iter().map(of).collect();
-    Ok(ok(&target.links.list("KafkaConsumerList", &format!("consumer-groups/{}/consumers", group.id), data)))
+    let path = format!("consumer-groups/{}/consumers", encode(&group.id));
+    Ok(ok(&target.links.list("KafkaConsumerList", &path, data)))
 }
 
 type OfConsumer = Path<(String, String, String)>;
@@ -105,24 +107,44 @@ pub async fn consumer(target: Target, Path((_, group, id)): OfConsumer) -> Resul
     Ok(ok(&consumer_value(&target.links, &group.id, member)))
 }
 
+fn assignment_value(links: &Links, group: &str, member: &str, topic: &str, partition: i32) -> Value {
+    let (in_group, of) =
+        (format!("consumer-groups/{}", encode(group)), format!("{topic}/partitions/{partition}"));
+    links.resource(
+        "KafkaConsumerAssignment",
+        &format!("{in_group}/consumers/{}/assignments/{of}", encode(member)),
+        &format!("consumer-group={group}/consumer={member}/assignment={topic}-{partition}"),
+        json!({
+            "consumer_group_id": group,
+            "consumer_id": member,
+            "topic_name": topic,
+            "partition_id": partition,
+            "partition": links.related(&format!("topics/{of}")),
+            "lag": links.related(&format!("{in_group}/lags/{of}")),
+        }),
+    )
+}
+
 pub async fn assignments(target: Target, Path((_, group, id)): OfConsumer) -> Result<Response, ApiError> {
     let group = find(&target, &group).await?;
     let member = group.members.iter().find(|member| member.id == id).ok_or_else(ApiError::not_found)?;
-    let path = format!("consumer-groups/{}/consumers/{id}/assignments", group.id);
-    let data = member.assignment.iter().map(|(topic, partition)| {
-        let facts = json!({
-            "consumer_group_id": group.id,
-            "consumer_id": id,
-            "topic_name": topic,
-            "partition_id": partition,
-            "partition": target.links.related(&format!("topics/{topic}/partitions/{partition}")),
-            "lag": target.links.related(&format!("consumer-groups/{}/lags/{topic}/partitions/{partition}", group.id)),
-        });
-        let path = format!("{path}/{topic}/partitions/{partition}");
-        let name = format!("consumer-group={}/consumer={id}/assignment={topic}-{partition}", group.id);
-        target.links.resource("KafkaConsumerAssignment", &path, &name, facts)
-    });
-    Ok(ok(&target.links.list("KafkaConsumerAssignmentList", &path, data.collect())))
+    let path = format!("consumer-groups/{}/consumers/{}/assignments", encode(&group.id), encode(&id));
+    let of = |(topic, partition): &(String, i32)| {
+        assignment_value(&target.links, &group.id, &id, topic, *partition)
+    };
+    let data = member.assignment.iter().map(of).collect();
+    Ok(ok(&target.links.list("KafkaConsumerAssignmentList", &path, data)))
+}
+
+pub async fn assignment(
+    target: Target,
+    Path((_, group, id, topic, partition)): Path<(String, String, String, String, String)>,
+) -> Result<Response, ApiError> {
+    let group = find(&target, &group).await?;
+    let member = group.members.iter().find(|member| member.id == id).ok_or_else(ApiError::not_found)?;
+    let held = |place: &&(String, i32)| place.0 == topic && place.1.to_string() == partition;
+    let (topic, partition) = member.assignment.iter().find(held).ok_or_else(ApiError::not_found)?;
+    Ok(ok(&assignment_value(&target.links, &group.id, &id, topic, *partition)))
 }
 
 /// How far a group is behind in one partition.
@@ -144,7 +166,7 @@ impl Lag<'_> {
         let member = self.member;
         links.resource(
             "KafkaConsumerLag",
-            &format!("consumer-groups/{group}/lags/{topic}/partitions/{partition}"),
+            &format!("consumer-groups/{}/lags/{topic}/partitions/{partition}", encode(group)),
             &format!("consumer-group={group}/lag={topic}-{partition}"),
             json!({
                 "consumer_group_id": group,
@@ -180,7 +202,8 @@ pub async fn lags(target: Target, Path((_, group)): Path<(String, String)>) -> R
     let group = find(&target, &group).await?;
     let lags = all_lags(&target, &group).await?;
     let data = lags.iter().map(|lag| lag.value(&target.links, &group.id)).collect();
-    Ok(ok(&target.links.list("KafkaConsumerLagList", &format!("consumer-groups/{}/lags", group.id), data)))
+    let path = format!("consumer-groups/{}/lags", encode(&group.id));
+    Ok(ok(&target.links.list("KafkaConsumerLagList", &path, data)))
 }
 
 pub async fn lag(
@@ -199,7 +222,7 @@ pub async fn lag_summary(
 ) -> Result<Response, ApiError> {
     let group = find(&target, &group).await?;
     let lags = all_lags(&target, &group).await?;
-    let path = format!("consumer-groups/{}/lag-summary", group.id);
+    let path = format!("consumer-groups/{}/lag-summary", encode(&group.id));
     let worst = lags.iter().max_by_key(|lag| lag.lag());
     let member = worst.and_then(|lag| lag.member);
     let facts = json!({
@@ -212,7 +235,7 @@ pub async fn lag_summary(
         "max_lag_instance_id": member.and_then(|member| member.instance_id.as_deref()),
         "max_lag_client_id": member.map_or("", |member| &member.client_id),
         "max_lag_consumer": member.map(|member| {
-            target.links.related(&format!("consumer-groups/{}/consumers/{}", group.id, member.id))
+            target.links.related(&format!("consumer-groups/{}/consumers/{}", encode(&group.id), encode(&member.id)))
         }),
         "max_lag_partition": worst.map(|lag| {
             target.links.related(&format!("topics/{}/partitions/{}", lag.topic, lag.partition))

@@ -33,6 +33,7 @@ pub fn routes() -> Router<Arc<Site>> {
         .route(&at("brokers"), get(clusters::brokers))
         .route(&at("brokers/{broker}"), get(clusters::broker))
         .route(&at("brokers/{broker}/partition-replicas"), get(topics::replicas_of_broker))
+        .route(&at("brokers/-/configs"), get(configs::of_all_brokers))
         .route(&at("brokers/{broker}/configs"), get(configs::of_broker))
         .route(&at("brokers/{broker}/configs:alter"), post(configs::alter_broker))
         .route(
@@ -60,6 +61,8 @@ pub fn routes() -> Router<Arc<Site>> {
         .route(&at("topics/{topic}/partitions/{partition}/replicas"), get(topics::replicas))
         .route(&at("topics/{topic}/partitions/{partition}/replicas/{broker}"), get(topics::replica))
         .route(&at("topics/{topic}/partitions/{partition}/reassignment"), get(topics::reassignment))
+        .route(&at("topics/{topic}/partitions/-/reassignment"), get(topics::reassignments))
+        .route(&at("topics/-/partitions/-/reassignment"), get(topics::all_reassignments))
         .route(&at("topics/{topic}/records"), post(records::stream))
         .route(&at("topics/{topic}/records:batch"), post(records::batch))
         .route(&at("consumer-groups"), get(groups::list))
@@ -67,6 +70,10 @@ pub fn routes() -> Router<Arc<Site>> {
         .route(&at("consumer-groups/{group}/consumers"), get(groups::consumers))
         .route(&at("consumer-groups/{group}/consumers/{consumer}"), get(groups::consumer))
         .route(&at("consumer-groups/{group}/consumers/{consumer}/assignments"), get(groups::assignments))
+        .route(
+            &at("consumer-groups/{group}/consumers/{consumer}/assignments/{topic}/partitions/{partition}"),
+            get(groups::assignment),
+        )
         .route(&at("consumer-groups/{group}/lag-summary"), get(groups::lag_summary))
         .route(&at("consumer-groups/{group}/lags"), get(groups::lags))
         .route(&at("consumer-groups/{group}/lags/{topic}/partitions/{partition}"), get(groups::lag))

@@ -289,3 +289,16 @@ pub async fn reassignment(
     topic.partition(number).ok_or_else(unknown)?;
     Err(ApiError::new(404, format!("Partition {}-{number} is not being reassigned.", topic.name)))
 }
+
+pub async fn reassignments(
+    target: Target,
+    Path((_, topic)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let topic = find(&target, &topic).await?;
+    let path = format!("topics/{}/partitions/-/reassignment", topic.name);
+    Ok(ok(&target.links.list("KafkaReassignmentList", &path, Vec::new())))
+}
+
+pub async fn all_reassignments(target: Target) -> Result<Response, ApiError> {
+    Ok(ok(&target.links.list("KafkaReassignmentList", "topics/-/partitions/-/reassignment", Vec::new())))
+}
