@@ -174,3 +174,11 @@ fn a_stopping_broker_ends_connections_and_sends_no_errors() {
     }
     assert!(TcpStream::connect(&address).is_err());
 }
+
+#[test]
+fn whoever_reads_that_it_is_ready_may_end_it_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..20 {
+        assert!(Broker::start(dir.path()).stop().success());
+    }
+}

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{BrokerConfig, Settings};
@@ -90,22 +90,34 @@ fn serve(config: BrokerConfig) -> Result<(), ServeError> {
     let failed = |error: std::io::Error| ServeError::Runtime(error.to_string());
     // The control thread: HTTP and signals.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    runtime.block_on(run_broker(config))
+    let result = runtime.block_on(run_broker(config));
+    // A start that was given up may still be at its recovery.
+    runtime.shutdown_background();
+    result
 }
 
 async fn run_broker(config: BrokerConfig) -> Result<(), ServeError> {
+    // First of all: whoever reads that it is ready, or waits no longer, may end it at once.
+    let mut signals = Signals::open().map_err(|error| ServeError::Runtime(error.to_string()))?;
     let control = Control::open(&config)?;
     let url = control.as_ref().map(Control::url);
     let site = control.map(Control::serve).transpose()?;
     // Recovery blocks; health answers meanwhile.
-    let started = tokio::task::spawn_blocking(move || Server::start(config)).await;
+    let starting = tokio::task::spawn_blocking(move || Server::start(config));
+    let started = tokio::select! {
+        started = starting => started,
+        () = signals.received() => {
+            tracing::info!("stopped while starting");
+            return Ok(());
+        }
+    };
     let server = started.map_err(|error| ServeError::Runtime(error.to_string()))??;
     if let Some(site) = site {
         site.begin(&server);
     }
     say_ready(&server, url.as_deref());
     notify_service_manager("READY=1");
-    until_signalled(&server).await?;
+    until_stopped(&mut signals, &server).await;
     tracing::info!("stopping");
     notify_service_manager("STOPPING=1");
     server.stop();
@@ -142,19 +154,37 @@ fn notify_service_manager(state: &str) {
     }
 }
 
-/// Returns at SIGTERM or SIGINT, or when a shard has ended.
-async fn until_signalled(server: &Server) -> Result<(), ServeError> {
-    let no_signals = |error: std::io::Error| ServeError::Runtime(error.to_string());
-    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+/// SIGTERM and SIGINT; from [`Signals::open`] on they do not end the process by themselves.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn open() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Returns at a signal, or when a shard has ended.
+async fn until_stopped(signals: &mut Signals, server: &Server) {
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
+            () = signals.received() => return,
             _ = watch.tick() => {
                 if server.has_ended() {
-                    return Ok(());
+                    return;
                 }
             }
         }
