@@ -14,8 +14,8 @@ use ringlog::config::BrokerConfig;
 use ringlog::io::buffer::Slice;
 use ringlog::io::{Completion, Errno, Io, Op, OpenMode, Payload};
 use ringlog::metadata::{
-    Change, ClusterImage, Embedded, Event, NewPartition, NewTopic, OpenError, OpenOptions, Opened, Planner,
-    ProposalId, TopicRequest,
+    Change, ClusterImage, Embedded, Event, NewPartition, NewTopic, Nodes, OpenError, OpenOptions, Opened,
+    Planner, ProposalId, TopicRequest,
 };
 use ringlog::protocol::{ErrorCode, Uuid};
 use sim_io::sim_disk::{Action, FaultRule};
@@ -41,7 +41,7 @@ fn create(number: u64, partitions: usize, directory: Uuid) -> Change {
     Change::CreateTopic(NewTopic {
         name: format!("topic-{number}"),
         topic_id: id(number),
-        partitions: vec![NewPartition { replicas: vec![1], directory }; partitions],
+        partitions: vec![NewPartition { replicas: vec![1], directory, shard: None }; partitions],
         configs: BTreeMap::new(),
     })
 }
@@ -485,7 +485,7 @@ fn plans_are_checked_as_kafka_checks_them() {
     let image = ClusterImage::empty("cluster", 1);
     let config = BrokerConfig::default();
     let directories = [id(101), id(102)];
-    let planner = Planner { image: &image, config: &config, directories: &directories };
+    let planner = Planner { image: &image, config: &config, nodes: Nodes::one(1), directories: &directories };
     let image = image.apply(&planner.auto_create_topic("a.b", id(1)).unwrap()).unwrap();
     let image = image.apply(&planner.auto_create_topic("__consumer_offsets", id(2)).unwrap()).unwrap();
     assert_eq!(

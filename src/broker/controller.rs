@@ -132,7 +132,7 @@ impl Broker {
 
     pub(super) fn planner(&self) -> Planner<'_> {
         let latest = self.controller.as_ref().map_or(&self.image, |controller| controller.metadata.latest());
-        Planner { image: latest, config: &self.config, directories: &self.live_dir_ids }
+        Planner { image: latest, config: &self.config, nodes: self.nodes(), directories: &self.live_dir_ids }
     }
 
     /// What a start has to change by itself: the topics of the configuration, and after a stop that was not clean new leader

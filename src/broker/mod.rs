@@ -31,9 +31,10 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use crate::config::BrokerConfig;
+use crate::config::{BrokerConfig, Routing};
 use crate::io::{Completion, Io};
-use crate::metadata::ClusterImage;
+use crate::metadata::placement::{COORDINATOR_SHARD, shard_of};
+use crate::metadata::{ClusterImage, Nodes};
 use crate::metrics::ShardMetrics;
 use crate::protocol::ErrorCode;
 use crate::protocol::Uuid;
@@ -50,7 +51,7 @@ use mail::{Answer, GatherRef, Mail, Task};
 use partition::{Partitions, WaiterTo};
 use reply_memory::ReplyMemory;
 use request::{Forwarded, Head, Reply, Request, RequestId, Response};
-use topics::{offsets_partitions, shard_of};
+use topics::offsets_partitions;
 use transactions::Transactions;
 
 /// How often gathers are looked through for those whose time is over.
@@ -62,7 +63,7 @@ const TICK_NS: u64 = 50_000_000;
 const REPLY_MEMORY_PART: usize = 8;
 
 /// The shard that runs the controller and the coordinators.
-pub const CONTROL_SHARD: usize = 0;
+pub const CONTROL_SHARD: usize = COORDINATOR_SHARD;
 
 /// What a broker is made of, per shard.
 pub struct Parts {
@@ -190,9 +191,29 @@ impl Broker {
         self.image.node_id
     }
 
-    /// What clients that came in by `listener` are told to connect to.
+    /// The brokers that clients see.
+    fn nodes(&self) -> Nodes {
+        match self.config.routing {
+            Routing::Shared => Nodes::one(self.node_id()),
+            Routing::Direct => Nodes::of_shards(self.node_id(), self.shards),
+        }
+    }
+
+    /// What clients that came in by `listener` are told to connect to, for the node.
     fn endpoint(&self, listener: usize) -> (String, i32) {
         self.endpoints.get(listener).cloned().unwrap_or_default()
+    }
+
+    /// The brokers that clients see, and what those that came in by `listener` are told to connect to: with
+    /// `ringlog.routing=direct` each shard has the port behind that of the shard before.
+    fn endpoints(&self, listener: usize) -> impl Iterator<Item = (i32, String, i32)> {
+        let (host, first_port) = self.endpoint(listener);
+        self.nodes().ids().zip(first_port..).map(move |(id, port)| (id, host.clone(), port))
+    }
+
+    /// Whether clients see another shard as a broker of its own.
+    fn is_elsewhere(&self, shard: usize) -> bool {
+        self.config.routing == Routing::Direct && shard != self.shard
     }
 
     /// A directory that is not configured any more counts as the first one: opening the log there then says what is wrong.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::group::OFFSETS_TOPIC;
 use super::mail::{Answer, GatherRef, Task};
 use super::partition::{Partition, WaiterTo};
-use super::transaction::TRANSACTION_TOPIC;
-use super::{Broker, CONTROL_SHARD, handlers};
+use super::{Broker, handlers};
 use crate::config::{BrokerConfig, TopicConfig};
 use crate::io::Io;
-use crate::metadata::{ClusterImage, Topic, placement};
+use crate::metadata::placement::shard_of;
+use crate::metadata::{ClusterImage, Topic};
 use crate::protocol::ErrorCode;
 use crate::storage::{LogId, StorageError, TopicPartition};
 
@@ -140,12 +140,4 @@ pub(super) fn offsets_partitions(image: &ClusterImage, config: &BrokerConfig) ->
     image
         .topic(OFFSETS_TOPIC)
         .map_or(config.groups.offsets_topic_partitions, |topic| topic.partitions.len() as i32)
-}
-
-/// The shard that owns a partition. The coordinators' topics are where the coordinators are.
-pub(super) fn shard_of(topic: &Topic, partition: i32, shards: usize) -> usize {
-    if matches!(&*topic.name, OFFSETS_TOPIC | TRANSACTION_TOPIC) {
-        return CONTROL_SHARD;
-    }
-    placement::shard_of(topic, partition, shards)
 }

@@ -269,7 +269,7 @@ impl BrokerConfig {
         let listeners = values.listeners(warnings);
         let mut config = values.read();
         config.listeners = listeners;
-        values.check(&config, warnings);
+        values.check(&config);
         values.finish(config)
     }
 

@@ -304,7 +304,7 @@ pub const RINGLOG_KEYS: &[Key] = &[
     key("ringlog.read.cache.bytes", Long, Some("0"), Min(0), ReadOnly,
         "The part of the memory for data read from segments. 0: a quarter of it."),
     key("ringlog.routing", String, Some("shared"), OneOf(&["shared", "direct"]), ReadOnly,
-        "`shared`: one address, requests are passed between shards. `direct`: each shard has a port and a broker id of its own."),
+        "`shared`: one address, requests are passed between shards. `direct`: shard n is a broker of its own, with its id 1000 n above `node.id` and its port n above each listener's."),
     key("ringlog.shards", Int, Some("0"), Range(0, 1024), ReadOnly,
         "The number of shards, each a thread on a core of its own. 0: one for each core that affinity and CPU quota leave, and no more than fit into half of the memory. Also taken as `shards`."),
     key("ringlog.spin.us", Int, Some("0"), Range(0, 1_000_000), ReadOnly,

@@ -385,7 +385,7 @@ impl Values {
     }
 
     /// What one key alone cannot show.
-    pub fn check(&mut self, config: &BrokerConfig, warnings: &mut Vec<String>) {
+    pub fn check(&mut self, config: &BrokerConfig) {
         let mut refuse = |wrong: bool, reason: &str| {
             if wrong {
                 self.errors.push(reason.to_owned());
@@ -436,11 +436,6 @@ impl Values {
         if self.layers.start.get("authorizer.class.name").is_some_and(|class| !class.trim().is_empty()) {
             self.errors.push(
                 "authorizer.class.name: authorization is not supported yet, so it must not be set".to_owned(),
-            );
-        }
-        if config.routing == Routing::Direct && config.listeners.len() > 1 {
-            warnings.push(
-                "ringlog.routing: with `direct`, only the first listener is opened on every shard".to_owned(),
             );
         }
     }

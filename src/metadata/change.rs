@@ -92,6 +92,9 @@ pub struct NewPartition {
     pub replicas: Vec<i32>,
     #[serde(with = "uuid_text")]
     pub directory: Uuid,
+    /// Put on this shard by hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u16>,
 }
 
 /// Ids as people and tools write them.
@@ -268,7 +271,7 @@ impl Partition {
             replicas: new.replicas.clone(),
             isr: new.replicas.clone(),
             directory: new.directory,
-            shard: None,
+            shard: new.shard,
         }
     }
 }

@@ -12,7 +12,11 @@ fn id(number: u8) -> Uuid {
 
 fn new_partitions(count: usize) -> Vec<NewPartition> {
     (0..count)
-        .map(|index| NewPartition { replicas: vec![1], directory: id(200 + (index % 2) as u8) })
+        .map(|index| NewPartition {
+            replicas: vec![1],
+            directory: id(200 + (index % 2) as u8),
+            shard: (index % 3 == 2).then_some(1),
+        })
         .collect()
 }
 

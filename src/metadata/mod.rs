@@ -15,6 +15,7 @@ mod files; // whole files, at start
 pub mod image; // one state of the cluster
 mod import; // a data directory of Apache Kafka
 mod journal; // changes and images on disk
+pub mod nodes; // the brokers that clients see
 mod open; // recovery and first start
 pub mod placement; // partition to shard
 pub mod plan; // from a client's wish to a change
@@ -24,6 +25,7 @@ pub use directories::LogDirectory;
 pub use embedded::{Embedded, Event, OpenError, OpenOptions, Opened, ProposalId};
 pub use error::MetadataError;
 pub use image::{Broker, BrokerEndpoint, ClusterImage, Partition, QuotaEntity, ResourceKind, Topic};
+pub use nodes::Nodes;
 pub use plan::{Planner, TopicRequest};
 
 /// The top byte of this module's tokens.

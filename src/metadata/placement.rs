@@ -6,9 +6,16 @@
 use crate::protocol::Uuid;
 
 use super::image::{Partition, Topic};
+use super::{OFFSETS_TOPIC, TRANSACTION_TOPIC};
 
-/// The shard of partition `index`: where it was put by hand, else by the rule.
+/// Where groups and transactions are coordinated.
+pub const COORDINATOR_SHARD: usize = 0;
+
+/// The shard of partition `index`: with the coordinators, whose topics are theirs; where it was put by hand; else by the rule.
 pub fn shard_of(topic: &Topic, index: i32, shards: usize) -> usize {
+    if matches!(&*topic.name, OFFSETS_TOPIC | TRANSACTION_TOPIC) {
+        return COORDINATOR_SHARD;
+    }
     match topic.partition(index) {
         Some(Partition { shard: Some(shard), .. }) => usize::from(*shard) % shards.max(1),
         _ => default_shard(topic.id, index, shards),

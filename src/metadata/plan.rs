@@ -10,6 +10,7 @@ use crate::protocol::{ErrorCode, Uuid};
 
 use super::change::{Change, NewPartition, NewTopic};
 use super::image::{ClusterImage, ResourceKind, Topic};
+use super::nodes::Nodes;
 use super::{MetadataError, OFFSETS_TOPIC, TRANSACTION_TOPIC};
 
 /// Partitions that one request may create, over all its topics, as in Kafka.
@@ -21,9 +22,14 @@ const RESOURCES_MAX: usize = 10_000;
 pub struct Planner<'a> {
     pub image: &'a ClusterImage,
     pub config: &'a BrokerConfig,
+    /// The brokers that the client sees.
+    pub nodes: Nodes,
     /// The log directories of this node that work.
     pub directories: &'a [Uuid],
 }
+
+/// The shard that a partition is put on by hand; `None`: by the rule of [`super::placement`].
+type Home = Option<u16>;
 
 /// One topic of CreateTopics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,12 +53,12 @@ impl Planner<'_> {
         }
         self.image.check_new_name(request.name)?;
         let configs = self.own_values(&request.configs)?;
-        let replicas = match request.assignments.is_empty() {
+        let homes = match request.assignments.is_empty() {
             true => self.default_assignment(request.num_partitions, request.replication_factor)?,
             false => self.manual_assignment(request)?,
         };
-        self.check_limits(1, replicas.len())?;
-        let partitions = self.place(replicas)?;
+        self.check_limits(1, homes.len())?;
+        let partitions = self.place(homes)?;
         Ok(Change::CreateTopic(NewTopic { name: request.name.to_owned(), topic_id, partitions, configs }))
     }
 
@@ -136,8 +142,8 @@ impl Planner<'_> {
         }
         let additional = usize::try_from(count - first).unwrap_or(usize::MAX);
         self.check_limits(0, additional)?;
-        let replicas = match assignments {
-            None => vec![self.local_replicas(); additional],
+        let homes = match assignments {
+            None => vec![None; additional],
             Some(assignments) => {
                 if assignments.len() != additional {
                     let message = format!(
@@ -146,13 +152,12 @@ impl Planner<'_> {
                     );
                     return Err(MetadataError::new(ErrorCode::InvalidReplicaAssignment, message));
                 }
-                for replicas in assignments {
-                    self.check_assignment(replicas, replication_factor(topic))?;
-                }
-                assignments.to_vec()
+                let factor = replication_factor(topic);
+                let homes = assignments.iter().map(|replicas| self.check_assignment(replicas, factor));
+                homes.collect::<Result<_, _>>()?
             }
         };
-        let partitions = self.place(replicas)?;
+        let partitions = self.place(homes)?;
         Ok(Change::AddPartitions { topic_id: topic.id, first, partitions })
     }
 
@@ -271,7 +276,8 @@ impl Planner<'_> {
             return Ok(None);
         }
         match broker.parse::<i32>() {
-            Ok(id) if id == self.image.node_id => Ok(Some(id)),
+            // The shards of a node share its values.
+            Ok(id) if self.nodes.shard_of(id).is_some() => Ok(Some(self.nodes.node_id())),
             Ok(id) => {
                 let message =
                     format!("Unexpected broker id, expected {}, but received {id}", self.image.node_id);
@@ -315,7 +321,7 @@ impl Planner<'_> {
         }
     }
 
-    fn default_assignment(&self, num_partitions: i32, factor: i16) -> Result<Vec<Vec<i32>>, MetadataError> {
+    fn default_assignment(&self, num_partitions: i32, factor: i16) -> Result<Vec<Home>, MetadataError> {
         let count = if num_partitions == -1 { self.config.num_partitions } else { num_partitions };
         let factor = if factor == -1 { self.config.default_replication_factor } else { factor };
         if factor < 1 {
@@ -337,10 +343,10 @@ impl Planner<'_> {
             );
             return Err(MetadataError::new(ErrorCode::InvalidReplicationFactor, message));
         }
-        Ok(vec![self.local_replicas(); count])
+        Ok(vec![None; count])
     }
 
-    fn manual_assignment(&self, request: &TopicRequest<'_>) -> Result<Vec<Vec<i32>>, MetadataError> {
+    fn manual_assignment(&self, request: &TopicRequest<'_>) -> Result<Vec<Home>, MetadataError> {
         if request.num_partitions != -1 {
             let message = "A manual partition assignment was specified, but numPartitions was not set to -1.";
             return Err(MetadataError::new(ErrorCode::InvalidRequest, message));
@@ -359,23 +365,22 @@ impl Planner<'_> {
                 ));
             }
         }
-        let mut factor = None;
-        for replicas in assignments.values() {
-            self.check_assignment(replicas, *factor.get_or_insert(replicas.len()))?;
-        }
+        let factor = assignments.values().next().map_or(1, |replicas| replicas.len());
+        let homes = assignments.values().map(|replicas| self.check_assignment(replicas, factor));
+        let homes = homes.collect::<Result<_, _>>()?;
         if !assignments.keys().zip(0..).all(|(&partition, expected)| partition == expected) {
             return invalid("partitions should be a consecutive 0-based integer sequence".to_owned());
         }
-        Ok(assignments.into_values().cloned().collect())
+        Ok(homes)
     }
 
-    /// Whether a partition may have these replicas beside others with `factor`.
-    pub fn check_assignment(&self, replicas: &[i32], factor: usize) -> Result<(), MetadataError> {
+    /// Whether a partition may have these replicas beside others with `factor`; and where it then lives.
+    pub fn check_assignment(&self, replicas: &[i32], factor: usize) -> Result<Home, MetadataError> {
         let invalid = |message: String| Err(MetadataError::new(ErrorCode::InvalidReplicaAssignment, message));
         if replicas.is_empty() {
             return invalid("The manual partition assignment includes an empty replica list.".to_owned());
         }
-        let known = |id: &i32| *id == self.image.node_id;
+        let known = |id: &i32| self.nodes.shard_of(*id).is_some();
         let mut sorted = replicas.to_vec();
         sorted.sort_unstable();
         for (index, id) in sorted.iter().enumerate() {
@@ -397,7 +402,14 @@ impl Planner<'_> {
                 replicas.len()
             ));
         }
-        Ok(())
+        if replicas.len() > 1 {
+            return invalid(format!(
+                "The manual partition assignment includes brokers {replicas:?}, which are shards of one node: a partition \
+                 lives on one of them."
+            ));
+        }
+        let shard = self.nodes.shard_of(replicas[0]).and_then(|shard| u16::try_from(shard).ok());
+        Ok(shard.filter(|_| self.nodes.count() > 1))
     }
 
     fn check_limits(&self, topics: usize, partitions: usize) -> Result<(), MetadataError> {
@@ -415,23 +427,23 @@ impl Planner<'_> {
     }
 
     /// Each partition goes to the directory that has the fewest.
-    fn place(&self, replicas: Vec<Vec<i32>>) -> Result<Vec<NewPartition>, MetadataError> {
+    fn place(&self, homes: Vec<Home>) -> Result<Vec<NewPartition>, MetadataError> {
         let count = |&id: &Uuid| (self.image.directory_partition_count(id), id);
         let mut counts: Vec<(usize, Uuid)> = self.directories.iter().map(count).collect();
-        let mut partitions = Vec::with_capacity(replicas.len());
-        for replicas in replicas {
+        let mut partitions = Vec::with_capacity(homes.len());
+        for shard in homes {
             let Some(fewest) = counts.iter_mut().min_by_key(|(count, _)| *count) else {
                 let message = "No log directory of this broker is online.";
                 return Err(MetadataError::new(ErrorCode::KafkaStorageError, message));
             };
             fewest.0 += 1;
-            partitions.push(NewPartition { replicas, directory: fewest.1 });
+            partitions.push(NewPartition {
+                replicas: vec![self.nodes.node_id()],
+                directory: fewest.1,
+                shard,
+            });
         }
         Ok(partitions)
-    }
-
-    fn local_replicas(&self) -> Vec<i32> {
-        vec![self.image.node_id]
     }
 
     /// Internal topics take the factor they can get.

@@ -8,25 +8,27 @@ pub mod balance;
 pub mod clients;
 pub mod connection;
 pub mod connection_quota;
+mod listen;
 pub mod local;
 pub mod mailbox;
 pub mod shard;
 mod share;
 pub mod token;
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use crate::broker::{Broker, CONTROL_SHARD, Parts};
-use crate::config::{BrokerConfig, IoDriver, Listener};
+use crate::config::{BrokerConfig, IoDriver, Routing};
 use crate::io::buffer::BufferPool;
 use crate::io::driver::{Driver, DriverKind, DriverOptions};
 use crate::io::socket::SocketOptions;
 use crate::io::wake::Waker;
-use crate::io::{Handle, Io, affinity, preflight};
+use crate::io::{Io, affinity, preflight};
+use crate::metadata::nodes::SHARD_ID_STEP;
 use crate::metadata::{ClusterImage, Embedded, OpenOptions, Opened};
 use crate::metrics::ShardMetrics;
 use crate::protocol::Uuid;
@@ -36,6 +38,7 @@ use crate::tune::measure::Measured;
 use balance::Balance;
 use connection::Limits;
 use connection_quota::ConnectionQuota;
+use listen::{advertised, listen};
 use local::Door;
 use mailbox::{Mailbox, PostOffice};
 use shard::{Shard, ShardLimits};
@@ -137,7 +140,7 @@ impl Server {
         let plan = Arc::new(Plan {
             cleaner_bytes_per_second: share::cleaner_bytes_per_second(&config, &measured(&config)),
             connections: Arc::new(ConnectionQuota::new(&config.sockets, open_files_max)),
-            balance: Arc::new(Balance::new(shards)),
+            balance: Arc::new(Balance::new(shards, config.routing)),
             config: Arc::new(config),
             driver,
             shards,
@@ -413,21 +416,20 @@ fn open_shard(
     let options = storage_options(plan, shard);
     let (recovered, metadata, listeners) = match given {
         Given::Told(recovered) => {
-            let (listeners, _) = listen(&mut io, config, Some(&recovered.addresses), plan.shards)?;
+            let (listeners, _) = listen(&mut io, config, Some(&recovered.addresses), shard, plan.shards)?;
             (recovered, None, listeners)
         }
         Given::Tell(tell) => {
             let (opened, dir_ids, clean) = recover(&mut io, config, &options)?;
-            let (listeners, addresses) = listen(&mut io, config, None, plan.shards)?;
+            let (listeners, addresses) = listen(&mut io, config, None, shard, plan.shards)?;
             let recovered = Recovered { image: opened.image, dir_ids, addresses, clean };
             // A starting thread that has given up does not take the next report either.
             let _ = tell.send(recovered.clone());
             (recovered, Some(opened.embedded), listeners)
         }
     };
-    let ports = listeners.iter().map(|(.., port)| *port);
-    let endpoints =
-        config.listeners.iter().zip(ports).map(|(listener, port)| advertised(listener, port)).collect();
+    let addresses = config.listeners.iter().zip(&recovered.addresses);
+    let endpoints = addresses.map(|(listener, address)| advertised(listener, address.port())).collect();
     let storage = Storage::open(&mut io, options).map_err(data)?;
     let parts = Parts {
         shard,
@@ -444,7 +446,7 @@ fn open_shard(
     if shard == CONTROL_SHARD {
         broker.begin(&mut io, recovered.clean);
     }
-    let listeners = listeners.into_iter().enumerate().map(|(index, (handle, _))| (handle, index)).collect();
+    let listeners = listeners.into_iter().enumerate().map(|(index, handle)| (handle, index)).collect();
     Ok(Shard::new(io, broker, mail, listeners, limits(plan)))
 }
 
@@ -471,6 +473,13 @@ fn recover(
     let opened = Embedded::open(io, &open).map_err(data)?;
     opened.report.iter().for_each(|line| tracing::warn!("{line}"));
     let image = &opened.image;
+    if config.routing == Routing::Direct && image.node_id >= SHARD_ID_STEP {
+        return Err(ServeError::Data(format!(
+            "node.id {} must be below {SHARD_ID_STEP} with ringlog.routing=direct: each further shard is seen as a broker \
+             {SHARD_ID_STEP} above",
+            image.node_id
+        )));
+    }
     let config = with_metadata(config, image);
     let topics = |id| {
         image.topic_by_id(id).map(|topic| {
@@ -542,57 +551,6 @@ fn limits(plan: &Plan) -> ShardLimits {
             / plan.shards,
         idle_ns: sockets.connections_max_idle_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000)),
     }
-}
-
-type Listening = Vec<(Handle, u16)>;
-
-/// Opens the configured listeners, or the same addresses again on a further shard.
-fn listen(
-    io: &mut Driver,
-    config: &BrokerConfig,
-    bound: Option<&[SocketAddr]>,
-    shards: usize,
-) -> Result<(Listening, Vec<SocketAddr>), ServeError> {
-    let mut handles = Vec::new();
-    let mut addresses = Vec::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let address = match bound {
-            Some(bound) => bound[index],
-            None => resolve(listener)?,
-        };
-        let (handle, address) = io
-            .listen(address, shards > 1)
-            .map_err(|error| ServeError::Listen(format!("listener {}: {address}: {error}", listener.bind)))?;
-        handles.push((handle, address.port()));
-        addresses.push(address);
-    }
-    Ok((handles, addresses))
-}
-
-fn resolve(listener: &Listener) -> Result<SocketAddr, ServeError> {
-    let bind = &listener.bind;
-    let host = match bind.host.as_str() {
-        "" => "::",
-        host => host,
-    };
-    let found = (host, bind.port).to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
-    found.ok_or_else(|| ServeError::Listen(format!("listener {bind}: the host name has no address")))
-}
-
-/// What clients are told to connect to.
-fn advertised(listener: &Listener, port: u16) -> (String, i32) {
-    let host = match listener.advertised.host.as_str() {
-        "" => host_name(),
-        host => host.to_owned(),
-    };
-    let port = if listener.advertised.port == 0 { port } else { listener.advertised.port };
-    (host, i32::from(port))
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
 }
 
 fn seed() -> u128 {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ringlog::broker::{Broker, CONTROL_SHARD, Parts, log_config};
-use ringlog::config::{BrokerConfig, Settings};
+use ringlog::config::{BrokerConfig, Routing, Settings};
 use ringlog::io::Io;
 use ringlog::io::buffer::BufferPool;
 use ringlog::metadata::{Embedded, OpenOptions};
@@ -402,7 +402,7 @@ impl Sim {
 fn limits(shards: usize) -> ShardLimits {
     ShardLimits {
         connections: Arc::new(ConnectionQuota::new(&BrokerConfig::default().sockets, 10_000)),
-        balance: Arc::new(Balance::new(shards)),
+        balance: Arc::new(Balance::new(shards, Routing::Shared)),
         connection: Limits { in_flight_max: 5, frame_bytes_max: 100 << 20 },
         input_bytes_max: 32 << 20,
         idle_ns: 600 * SECOND_NS,

@@ -108,7 +108,8 @@ fn unsupported_type(resource_type: i8) -> AdminError {
 
 fn this_broker(broker: &Broker, name: &str) -> Result<i32, AdminError> {
     match name.parse::<i32>() {
-        Ok(id) if id == broker.node_id() => Ok(id),
+        // The shards of a node share its values.
+        Ok(id) if broker.nodes().shard_of(id).is_some() => Ok(broker.node_id()),
         Ok(id) => Err(AdminError::new(
             ErrorCode::InvalidRequest,
             format!("Unexpected broker id, expected {} or empty string, but received {id}", broker.node_id()),

@@ -33,18 +33,18 @@ pub fn handle(broker: &mut Broker, request: Request<'_>) -> Reply {
         return Reply::Now(Response::of(&request.head, &response));
     }
     let image = broker.image.clone();
-    let endpoint = broker.endpoint(request.peer.listener);
+    let brokers =
+        broker.endpoints(request.peer.listener).map(|(broker_id, host, port)| DescribeClusterBroker {
+            broker_id,
+            host: Cow::Owned(host),
+            port,
+            rack: broker.config.rack.clone().map(Cow::Owned),
+            is_fenced: false,
+        });
     let mut response = DescribeClusterResponse {
         cluster_id: Cow::Borrowed(&image.cluster_id),
         controller_id: broker.node_id(),
-        brokers: vec![DescribeClusterBroker {
-            broker_id: broker.node_id(),
-            host: Cow::Owned(endpoint.0),
-            port: endpoint.1,
-            rack: broker.config.rack.clone().map(Cow::Owned),
-            is_fenced: false,
-        }]
-        .into(),
+        brokers: brokers.collect(),
         ..Default::default()
     };
     if message.include_cluster_authorized_operations {

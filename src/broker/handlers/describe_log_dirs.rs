@@ -8,6 +8,7 @@ use crate::broker::gather::{Gather, Kind, Layout};
 use crate::broker::mail::{Answer, Query, Task};
 use crate::broker::request::{Reply, Request, Response};
 use crate::io::{DiskSpace, Io};
+use crate::metadata::placement::shard_of;
 use crate::protocol::ErrorCode;
 use crate::protocol::messages::describe_log_dirs_request::DescribeLogDirsRequest;
 use crate::protocol::messages::describe_log_dirs_response::{
@@ -26,7 +27,8 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
     let mut add =
         |layout: &mut Layout, topic: &crate::metadata::Topic, partitions: &mut dyn Iterator<Item = i32>| {
             layout.push_topic(Arc::clone(&topic.name), topic.id);
-            for partition in partitions.filter(|&p| p >= 0 && (p as usize) < topic.partitions.len()) {
+            let known = partitions.filter(|&p| p >= 0 && (p as usize) < topic.partitions.len());
+            for partition in known.filter(|&p| !broker.is_elsewhere(shard_of(topic, p, broker.shards))) {
                 layout.push_partition(partition);
                 queries.push((topic.id, partition, Query::Size));
             }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::broker::Broker;
 use crate::broker::request::{Reply, Request, Response};
-use crate::metadata::Topic;
+use crate::metadata::{Nodes, Topic};
 use crate::protocol::ErrorCode;
 use crate::protocol::messages::describe_topic_partitions_request::DescribeTopicPartitionsRequest;
 use crate::protocol::messages::describe_topic_partitions_response::{
@@ -49,7 +49,7 @@ pub fn handle(broker: &mut Broker, request: Request<'_>) -> Reply {
         };
         let end = topic.partitions.len().min(first.saturating_add(left));
         left -= end.saturating_sub(first);
-        topics.push(described(topic, first..end, broker.node_id()));
+        topics.push(described(topic, first..end, broker.nodes()));
         if end < topic.partitions.len() {
             next_cursor = Some(Cursor { topic_name: name, partition_index: end as i32 });
             break;
@@ -71,16 +71,17 @@ fn missing(name: Cow<'_, str>) -> DescribeTopicPartitionsResponseTopic<'_> {
 fn described(
     topic: &Topic,
     range: std::ops::Range<usize>,
-    node_id: i32,
+    nodes: Nodes,
 ) -> DescribeTopicPartitionsResponseTopic<'static> {
     let partitions = range.filter_map(|index| {
         let placed = topic.partitions.get(index)?;
+        let leader_id = nodes.leader(topic, index as i32);
         Some(DescribeTopicPartitionsResponsePartition {
             partition_index: index as i32,
-            leader_id: node_id,
+            leader_id,
             leader_epoch: placed.leader_epoch,
-            replica_nodes: vec![node_id].into(),
-            isr_nodes: vec![node_id].into(),
+            replica_nodes: vec![leader_id].into(),
+            isr_nodes: vec![leader_id].into(),
             eligible_leader_replicas: Some(Vec::new().into()),
             last_known_elr: Some(Vec::new().into()),
             ..Default::default()

@@ -47,6 +47,6 @@ fn names(broker: &Broker, kind: i8) -> Vec<Cow<'_, str>> {
         GROUP => configured(ResourceKind::Group),
         CLIENT_METRICS => configured(ResourceKind::ClientMetrics),
         TOPIC => broker.image.topics().map(|topic| Cow::Borrowed(&*topic.name)).collect(),
-        _ => vec![Cow::Owned(broker.node_id().to_string())],
+        _ => broker.nodes().ids().map(|id| Cow::Owned(id.to_string())).collect(),
     }
 }

@@ -8,7 +8,7 @@ use crate::broker::controller::AdminError;
 use crate::broker::request::{Forwarded, Head, Reply, Request, Response};
 use crate::broker::{Broker, CONTROL_SHARD};
 use crate::io::Io;
-use crate::metadata::{ClusterImage, Topic, is_internal};
+use crate::metadata::{ClusterImage, Nodes, Topic, is_internal};
 use crate::protocol::messages::metadata_request::MetadataRequest;
 use crate::protocol::messages::metadata_response::{
     MetadataResponse, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
@@ -80,31 +80,30 @@ fn respond(
     errors: &BTreeMap<String, AdminError>,
 ) -> Response {
     let image = &broker.image;
-    let node_id = broker.node_id();
+    let nodes = broker.nodes();
     let mut topics: Vec<MetadataResponseTopic<'_>> = match &message.topics {
         // No list means all; in version 0 an empty one does.
-        None => image.topics().map(|topic| described(topic, node_id)).collect(),
+        None => image.topics().map(|topic| described(topic, nodes)).collect(),
         Some(list) if list.is_empty() && head.version == 0 => {
-            image.topics().map(|topic| described(topic, node_id)).collect()
+            image.topics().map(|topic| described(topic, nodes)).collect()
         }
         Some(list) => {
-            list.iter().map(|wanted| named(image, node_id, wanted.name, wanted.topic_id, errors)).collect()
+            list.iter().map(|wanted| named(image, nodes, wanted.name, wanted.topic_id, errors)).collect()
         }
     };
     if message.include_topic_authorized_operations {
         topics.iter_mut().for_each(|topic| topic.topic_authorized_operations = TOPIC_OPERATIONS);
     }
-    let (host, port) = broker.endpoint(listener);
+    let brokers = broker.endpoints(listener).map(|(node_id, host, port)| MetadataResponseBroker {
+        node_id,
+        host: Cow::Owned(host),
+        port,
+        rack: broker.config.rack.as_deref().map(Cow::Borrowed),
+    });
     let mut response = MetadataResponse {
-        brokers: vec![MetadataResponseBroker {
-            node_id,
-            host: Cow::Owned(host),
-            port,
-            rack: broker.config.rack.as_deref().map(Cow::Borrowed),
-        }]
-        .into(),
+        brokers: brokers.collect(),
         cluster_id: Some(Cow::Borrowed(&image.cluster_id)),
-        controller_id: node_id,
+        controller_id: nodes.node_id(),
         topics: topics.into(),
         ..Default::default()
     };
@@ -116,19 +115,19 @@ fn respond(
 
 fn named<'a>(
     image: &ClusterImage,
-    node_id: i32,
+    nodes: Nodes,
     name: Option<Cow<'a, str>>,
     topic_id: Uuid,
     errors: &BTreeMap<String, AdminError>,
 ) -> MetadataResponseTopic<'a> {
     let Some(name) = name else {
         return match image.topic_by_id(topic_id) {
-            Some(topic) => described(topic, node_id),
+            Some(topic) => described(topic, nodes),
             None => failed(None, topic_id, ErrorCode::UnknownTopicId),
         };
     };
     match (image.topic(&name), errors.get(&*name)) {
-        (Some(topic), _) => described(topic, node_id),
+        (Some(topic), _) => described(topic, nodes),
         (None, Some(error)) => failed(Some(name), topic_id, error.code),
         (None, None) if crate::storage::names::check_topic_name(&name).is_err() => {
             failed(Some(name), topic_id, ErrorCode::InvalidTopicException)
@@ -141,14 +140,17 @@ fn failed(name: Option<Cow<'_, str>>, topic_id: Uuid, error: ErrorCode) -> Metad
     MetadataResponseTopic { error_code: error.code(), name, topic_id, ..Default::default() }
 }
 
-fn described(topic: &Topic, node_id: i32) -> MetadataResponseTopic<'static> {
-    let partitions = topic.partitions.iter().enumerate().map(|(index, placed)| MetadataResponsePartition {
-        partition_index: index as i32,
-        leader_id: node_id,
-        leader_epoch: placed.leader_epoch,
-        replica_nodes: vec![node_id].into(),
-        isr_nodes: vec![node_id].into(),
-        ..Default::default()
+fn described(topic: &Topic, nodes: Nodes) -> MetadataResponseTopic<'static> {
+    let partitions = topic.partitions.iter().zip(0..).map(|(placed, partition_index)| {
+        let leader_id = nodes.leader(topic, partition_index);
+        MetadataResponsePartition {
+            partition_index,
+            leader_id,
+            leader_epoch: placed.leader_epoch,
+            replica_nodes: vec![leader_id].into(),
+            isr_nodes: vec![leader_id].into(),
+            ..Default::default()
+        }
     });
     MetadataResponseTopic {
         name: Some(Cow::Owned(topic.name.to_string())),

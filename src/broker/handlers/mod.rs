@@ -40,6 +40,8 @@ use super::request::{Forwarded, Head, Reply, Request, Response};
 use super::{Broker, CONTROL_SHARD};
 use crate::config::{self, BrokerConfig, TopicConfig};
 use crate::io::Io;
+use crate::protocol::messages::list_groups_response::ListGroupsResponse;
+use crate::protocol::messages::list_transactions_response::ListTransactionsResponse;
 use crate::protocol::{ApiKey, DecodeError, ErrorCode, Message, Reader, Uuid};
 use crate::storage::{AckLevel, LogConfig};
 
@@ -92,6 +94,13 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
         ApiKey::DescribeQuorum => describe_quorum::handle(broker, request),
         ApiKey::UnregisterBroker => unregister_broker::handle(broker, request),
         ApiKey::ListConfigResources => list_config_resources::handle(broker, request),
+        // Who asks all brokers must not be told the same twice.
+        ApiKey::ListGroups if broker.is_elsewhere(CONTROL_SHARD) => {
+            Reply::Now(Response::of(&request.head, &ListGroupsResponse::default()))
+        }
+        ApiKey::ListTransactions if broker.is_elsewhere(CONTROL_SHARD) => {
+            Reply::Now(Response::of(&request.head, &ListTransactionsResponse::default()))
+        }
         // Groups, transactions and the cluster's changes live on one shard.
         _ => broker.forward(io, &request, CONTROL_SHARD),
     }

@@ -50,14 +50,20 @@ fn reassign(broker: &Broker, topic: &str, partition: &ReassignablePartition<'_>)
     if broker.image.topic(topic).is_none() {
         return unknown(format!("Unable to find a topic named {topic}."));
     }
-    let Some((_, current)) = broker.image.partition(topic, index) else {
+    let Some((known, current)) = broker.image.partition(topic, index) else {
         return unknown(format!("Unable to find partition {topic}:{index}."));
     };
     let Some(replicas) = &partition.replicas else {
         return Err(AdminError::of(ErrorCode::NoReassignmentInProgress));
     };
     let replicas: Vec<i32> = replicas.iter().collect();
-    Ok(broker.planner().check_assignment(&replicas, current.replicas.len())?)
+    broker.planner().check_assignment(&replicas, current.replicas.len())?;
+    if replicas != [broker.nodes().leader(known, index)] {
+        let why =
+            "The brokers are shards of one node; a partition does not move between them while it is served.";
+        return Err(AdminError::new(ErrorCode::InvalidReplicaAssignment, why));
+    }
+    Ok(())
 }
 
 pub fn list(request: Request<'_>) -> Reply {

@@ -15,7 +15,7 @@ pub fn handle(broker: &Broker, request: Request<'_>) -> Reply {
         Err(error) => return Reply::Close(error.to_string()),
     };
     let id = message.broker_id;
-    let (error, reason) = match id == broker.node_id() {
+    let (error, reason) = match broker.nodes().shard_of(id).is_some() {
         true => (ErrorCode::InvalidRequest, format!("Broker ID {id} is the only broker, and it is running")),
         false => (ErrorCode::BrokerIdNotRegistered, format!("Broker ID {id} is not currently registered")),
     };
