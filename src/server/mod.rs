@@ -248,20 +248,15 @@ impl Server {
 fn mark_clean(config: &BrokerConfig, driver: DriverKind) -> Result<(), ServeError> {
     let io = Driver::new(driver, driver_options(config));
     let mut io = io.map_err(|error| ServeError::Runtime(error.to_string()))?;
-    let mut result = Ok(());
-    let mut marked = 0;
+    let mut failed = Vec::new();
     for dir in config.log_dirs.chunks(1) {
         let done = storage::lock_dirs(&mut io, dir).and_then(|()| storage::mark_clean(&mut io, dir));
-        match done {
-            Ok(()) => marked += 1,
-            Err(error) => {
-                tracing::error!(%error, "the clean stop of a log directory could not be marked");
-                result = Err(data(error));
-            }
-        }
+        let done = done.inspect_err(|error| tracing::error!(%error, "a clean stop could not be marked"));
+        failed.extend(done.err());
     }
     // A directory that has failed spoils nothing for the others.
-    if marked > 0 { Ok(()) } else { result }
+    let all = failed.len() == config.log_dirs.len();
+    failed.pop().filter(|_| all).map_or(Ok(()), |error| Err(data(error)))
 }
 
 /// What `ringlog tune measure` has found the disks to do.
