@@ -28,7 +28,8 @@ mod topic_keys;
 pub use alter::{AlterError, AlterOp, Alteration, Changes, alter_broker, alter_topic, check_topic};
 pub use broker::{
     AckLevel, AckLevels, Bounded, BrokerConfig, ConsumerGroupConfig, CreateTopic, GroupConfig, HttpConfig,
-    IoDriver, Listener, MetricsConfig, Routing, SocketConfig, StartupError, StorageConfig, TransactionConfig,
+    IoDriver, Listener, MetricsConfig, OtlpConfig, Routing, SocketConfig, StartupError, StorageConfig,
+    TransactionConfig,
 };
 pub use catalogue::{CatalogueRow, catalogue};
 pub use describe::{

@@ -12,7 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{BrokerConfig, Settings};
-use crate::control::Control;
+use crate::control::{self, Control};
 use crate::server::{ServeError, Server};
 
 /// How often the waiting thread looks whether a shard has ended by itself.
@@ -112,8 +112,9 @@ async fn run_broker(config: BrokerConfig) -> Result<(), ServeError> {
         }
     };
     let server = started.map_err(|error| ServeError::Runtime(error.to_string()))??;
-    if let Some(site) = site {
-        site.begin(&server);
+    match site {
+        Some(site) => site.begin(&server),
+        None => control::without_http(&server),
     }
     say_ready(&server, url.as_deref());
     notify_service_manager("READY=1");

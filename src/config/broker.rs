@@ -33,6 +33,7 @@ pub struct BrokerConfig {
     pub topics_max: usize,
     pub partitions_max: usize,
     pub http: HttpConfig,
+    pub otlp: OtlpConfig,
     pub auto_create_topics: bool,
     pub delete_topics: bool,
     pub num_partitions: i32,
@@ -72,6 +73,24 @@ pub struct MetricsConfig {
     pub groups_max: usize,
     pub partitions_max: usize,
     pub topics_max: usize,
+}
+
+/// Where metrics are sent.
+#[derive(Clone)]
+pub struct OtlpConfig {
+    /// `None`: nowhere.
+    pub endpoint: Option<Endpoint>,
+    pub path: String,
+    pub interval: std::time::Duration,
+    /// Names and values; they may hold secrets.
+    pub headers: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for OtlpConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let OtlpConfig { endpoint, path, interval, headers } = self;
+        write!(f, "OtlpConfig({endpoint:?}, {path}, {interval:?}, {} headers)", headers.len())
+    }
 }
 
 /// Sockets and requests.

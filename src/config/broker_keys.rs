@@ -5,7 +5,7 @@ use super::key::{Effect, Key, Update, Valid, ValueType};
 
 use Update::{ClusterWide, ReadOnly};
 use Valid::{Any, Elements, Fraction, Min, OneOf, OneOfIgnoringCase, Range, RangeOr};
-use ValueType::{Boolean, Double, Int, List, Long, Short, String};
+use ValueType::{Boolean, Double, Int, List, Long, Password, Short, String};
 
 const fn key(
     name: &'static str,
@@ -295,6 +295,12 @@ pub const RINGLOG_KEYS: &[Key] = &[
         "The most topics with metrics of their own; the totals cover all."),
     key("ringlog.offsets.topic.ids", Boolean, Some("true"), Any, ReadOnly,
         "Whether committed offsets name their topic's id, as Kafka's do since 4.1 (version 4 of the record). `false`: version 3, which older lag monitors that read __consumer_offsets themselves know (Burrow up to 1.9, kminion up to 2.2)."),
+    key("ringlog.otlp.endpoint", String, Some(""), Any, ReadOnly,
+        "Where metrics are sent as OpenTelemetry's (OTLP over HTTP, JSON): http://host:port of a collector, 4318 as a rule, with /v1/metrics behind it unless another path is given; empty: nowhere."),
+    key("ringlog.otlp.headers", Password, None, Any, ReadOnly,
+        "Further headers for the collector, as name=value, separated by commas."),
+    key("ringlog.otlp.interval.ms", Long, Some("60000"), Range(1000, 86_400_000), ReadOnly,
+        "How often metrics are sent to the collector."),
     key("ringlog.partitions.max", Int, Some("200000"), Range(1, 10_000_000), ReadOnly,
         "The most partitions of this broker; a request to create more is refused."),
     key("ringlog.pin", Boolean, Some("true"), Any, ReadOnly,

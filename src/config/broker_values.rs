@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::broker::{
     AckLevel, AckLevels, Bounded, BrokerConfig, ConsumerGroupConfig, CreateTopic, GroupConfig, HttpConfig,
-    IoDriver, Layers, Listener, MetricsConfig, Routing, SocketConfig, StartupError, StorageConfig,
-    TransactionConfig,
+    IoDriver, Layers, Listener, MetricsConfig, OtlpConfig, Routing, SocketConfig, StartupError,
+    StorageConfig, TransactionConfig,
 };
 use super::key::{Value, split_list};
-use super::listener::{Endpoint, SecurityProtocol, parse_endpoint, protocol_of};
+use super::listener::{Endpoint, SecurityProtocol, parse_endpoint, parse_url, protocol_of};
 
 /// Typed access to the layers while a [`BrokerConfig`] is made.
 pub(super) struct Values {
@@ -112,6 +113,7 @@ impl Values {
             topics_max: self.count("ringlog.topics.max"),
             partitions_max: self.count("ringlog.partitions.max"),
             http: self.http(),
+            otlp: self.otlp(),
             auto_create_topics: self.boolean("auto.create.topics.enable"),
             delete_topics: self.boolean("delete.topic.enable"),
             num_partitions: self.int("num.partitions"),
@@ -292,6 +294,25 @@ impl Values {
             .ok()
     }
 
+    fn otlp(&mut self) -> OtlpConfig {
+        let endpoint = self.text("ringlog.otlp.endpoint").map(|text| parse_url(&text, "/v1/metrics"));
+        let endpoint = endpoint.and_then(|parsed| self.accepted("ringlog.otlp.endpoint", parsed));
+        let headers = self.text("ringlog.otlp.headers").map(|text| parse_headers(&text));
+        let headers = headers.and_then(|parsed| self.accepted("ringlog.otlp.headers", parsed));
+        let (endpoint, path) =
+            endpoint.map_or_else(Default::default, |(endpoint, path)| (Some(endpoint), path));
+        OtlpConfig {
+            endpoint,
+            path,
+            interval: Duration::from_millis(self.unsigned("ringlog.otlp.interval.ms")),
+            headers: headers.unwrap_or_default(),
+        }
+    }
+
+    fn accepted<T>(&mut self, name: &str, parsed: Result<T, String>) -> Option<T> {
+        parsed.map_err(|reason| self.errors.push(format!("{name}: {reason}"))).ok()
+    }
+
     fn per_ip_overrides(&mut self) -> BTreeMap<String, usize> {
         let mut overrides = BTreeMap::new();
         for entry in self.list(PER_IP_OVERRIDES) {
@@ -463,4 +484,21 @@ fn parse_create_topic(entry: &str) -> Option<CreateTopic> {
     let known = |policy: &String| split_list(policy).iter().all(|word| word == "compact" || word == "delete");
     let whole = parts.next().is_none() && cleanup_policy.as_ref().is_none_or(known);
     whole.then_some(CreateTopic { name, partitions, replication_factor, cleanup_policy })
+}
+
+/// `name=value,name=value`: headers of HTTP.
+fn parse_headers(text: &str) -> Result<Vec<(String, String)>, String> {
+    let header = |entry: &str| {
+        let (name, value) = entry.split_once('=').ok_or("a header is not written as name=value")?;
+        let (name, value) = (name.trim(), value.trim());
+        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty()
+            || !name.bytes().all(is_name)
+            || value.bytes().any(|byte| !(b' '..0x7f).contains(&byte))
+        {
+            return Err("a header has what no header may have".to_owned());
+        }
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(header).collect()
 }

@@ -55,6 +55,21 @@ pub fn parse_endpoint(text: &str) -> Result<Endpoint, String> {
     Ok(Endpoint { name: name.to_ascii_uppercase(), host: host.to_owned(), port })
 }
 
+/// An address of `http://host:port` and a path, or the usual one where there is none.
+pub fn parse_url(text: &str, usual_path: &str) -> Result<(Endpoint, String), String> {
+    let rest = text.strip_prefix("http://").ok_or_else(|| format!("'{text}' does not begin with http://"))?;
+    let (address, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("'{text}' has a path that no address has"));
+    }
+    let endpoint = parse_endpoint(&format!("http://{address}"))?;
+    if endpoint.host.is_empty() {
+        return Err(format!("'{text}' has no host name"));
+    }
+    let path = if path.len() > 1 { path } else { usual_path };
+    Ok((endpoint, path.to_owned()))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecurityProtocol {
     Plaintext,
@@ -119,6 +134,29 @@ mod tests {
         ];
         for text in wrong {
             assert!(parse_endpoint(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn urls() {
+        let parsed = |text| parse_url(text, "/usual").map(|(endpoint, path)| (endpoint.address(), path));
+        for (text, address, path) in [
+            ("http://collector:4318", "collector:4318", "/usual"),
+            ("http://[::1]:4318/", "[::1]:4318", "/usual"),
+            ("http://h:1/a/b?c", "h:1", "/a/b?c"),
+        ] {
+            assert_eq!(parsed(text), Ok((address.to_owned(), path.to_owned())));
+        }
+        for text in [
+            "",
+            "collector:4318",
+            "https://h:1",
+            "http://h",
+            "http://:1",
+            "http://h:1/a b",
+            "http://h:1/\r\n",
+        ] {
+            assert!(parsed(text).is_err(), "{text}");
         }
     }
 

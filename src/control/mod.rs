@@ -11,6 +11,7 @@ mod error; // errors as JSON
 mod guard; // who may call: hosts, origins, content types
 mod health;
 mod http; // connections: limits and slow clients
+mod otlp; // metrics to an OpenTelemetry collector
 mod prometheus;
 mod rest; // v2, v3 and /produce
 mod ui; // the web page
@@ -21,7 +22,8 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
@@ -115,9 +117,7 @@ impl Control {
 impl Site {
     /// The broker serves from now on.
     pub fn begin(&self, server: &Server) {
-        let cluster = Arc::new(Cluster::new(server.shards().to_vec(), server.config().clone()));
-        let observer = Arc::new(Observer::new(cluster.clone()));
-        tokio::spawn(observer.clone().run());
+        let (cluster, observer) = observe(server);
         let instances = Arc::new(rest::Instances::new(&self.config));
         tokio::spawn(instances.clone().expire());
         let address = server.addresses().first().copied();
@@ -153,6 +153,22 @@ impl Site {
     }
 }
 
+/// What is done where no HTTP is served.
+pub fn without_http(server: &Server) {
+    if server.config().otlp.endpoint.is_some() {
+        observe(server);
+    }
+}
+
+/// Watches the broker, and tells a collector where one is named.
+fn observe(server: &Server) -> (Arc<Cluster>, Arc<Observer>) {
+    let cluster = Arc::new(Cluster::new(server.shards().to_vec(), server.config().clone()));
+    let observer = Arc::new(Observer::new(cluster.clone()));
+    tokio::spawn(observer.clone().run());
+    tokio::spawn(otlp::run(server.config().otlp.clone(), cluster.clone(), observer.clone()));
+    (cluster, observer)
+}
+
 /// An address that this machine itself can connect to.
 fn local(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
@@ -174,10 +190,16 @@ fn router(site: Arc<Site>) -> Router {
         .with_state(site)
 }
 
-async fn metrics(State(site): State<Arc<Site>>) -> Result<Response, ApiError> {
+async fn metrics(State(site): State<Arc<Site>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    use prometheus::{protobuf, text};
     let running = site.running()?;
     let page = prometheus::page(&running.cluster, &running.observer).await?;
-    Ok(([(CONTENT_TYPE, prometheus::CONTENT_TYPE), (CACHE_CONTROL, "no-store")], page).into_response())
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let (media, body) = match protobuf::is_wanted(accept) {
+        true => (protobuf::CONTENT_TYPE, protobuf::write(&page)),
+        false => (text::CONTENT_TYPE, text::write(&page).into_bytes()),
+    };
+    Ok(([(CONTENT_TYPE, media), (CACHE_CONTROL, "no-store"), (VARY, "accept")], body).into_response())
 }
 
 #[cfg(test)]

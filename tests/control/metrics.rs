@@ -210,12 +210,56 @@ fn promtool_takes_the_page_and_the_rules() {
     }
 }
 
-struct Prometheus(Child);
+struct Prometheus {
+    child: Child,
+    address: std::net::SocketAddr,
+    _dir: tempfile::TempDir,
+}
+
+impl Prometheus {
+    /// One that has scraped the broker.
+    fn of(broker: &Broker, options: &[&str]) -> Prometheus {
+        let dir = tempfile::tempdir().unwrap();
+        let config = format!(
+            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [\"{}\"]\nscrape_configs:\n  - job_name: ringlog\n    \
+             static_configs: [{{ targets: [\"{}\"] }}]\n",
+            folder().join("alerts.yml").display(),
+            broker.http
+        );
+        std::fs::write(dir.path().join("prometheus.yml"), config).unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let child = Command::new("prometheus")
+            .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
+            .arg(format!("--storage.tsdb.path={}", dir.path().join("tsdb").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .args(options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let prometheus = Prometheus { child, address, _dir: dir };
+        let up = |answer: &Value| answer["data"]["result"][0]["value"][1] == "1";
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !prometheus.ask("up{job=\"ringlog\"}").as_ref().is_some_and(up) {
+            assert!(Instant::now() < deadline, "it was not scraped");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        prometheus
+    }
+
+    fn ask(&self, expression: &str) -> Option<Value> {
+        let mut stream = std::net::TcpStream::connect(self.address).ok()?;
+        let path = format!("/api/v1/query?query={}", percent(expression));
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+        let reply = Reply::read(&mut stream);
+        (reply.status == 200).then(|| reply.json())
+    }
+}
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -225,43 +269,100 @@ fn a_real_prometheus_scrapes_and_answers_every_expression() {
         return;
     }
     let broker = used();
-    let dir = tempfile::tempdir().unwrap();
-    let config = format!(
-        "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [\"{}\"]\nscrape_configs:\n  - job_name: ringlog\n    \
-         static_configs: [{{ targets: [\"{}\"] }}]\n",
-        folder().join("alerts.yml").display(),
-        broker.http
-    );
-    std::fs::write(dir.path().join("prometheus.yml"), config).unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let child = Command::new("prometheus")
-        .arg(format!("--config.file={}", dir.path().join("prometheus.yml").display()))
-        .arg(format!("--storage.tsdb.path={}", dir.path().join("tsdb").display()))
-        .arg(format!("--web.listen-address={free}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _prometheus = Prometheus(child);
-    let ask = |expression: &str| -> Option<Value> {
-        let mut stream = std::net::TcpStream::connect(free).ok()?;
-        let path = format!("/api/v1/query?query={}", percent(expression));
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
-        let reply = Reply::read(&mut stream);
-        (reply.status == 200).then(|| reply.json())
-    };
-    let up = |answer: &Value| answer["data"]["result"][0]["value"][1] == "1";
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !ask("up{job=\"ringlog\"}").as_ref().is_some_and(up) {
-        assert!(Instant::now() < deadline, "it was not scraped");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    let lag = ask("sum(kafka_consumergroup_lag{consumergroup=\"billing\"})").unwrap();
+    let prometheus = Prometheus::of(&broker, &[]);
+    let lag = prometheus.ask("sum(kafka_consumergroup_lag{consumergroup=\"billing\"})").unwrap();
     assert_eq!(lag["data"]["result"][0]["value"][1], "3");
     for expression in expressions() {
         let expression = expression.replace("$__rate_interval", "1m").replace("$instance", ".*");
-        let answer = ask(&expression).unwrap();
+        let answer = prometheus.ask(&expression).unwrap();
         assert_eq!(answer["status"], "success", "{expression}: {answer}");
+    }
+}
+
+/// A collector of the test's own: what it was sent, and with which headers.
+#[test]
+fn metrics_are_sent_to_a_collector() {
+    use std::io::Read;
+    let collector = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("ringlog.otlp.endpoint=http://{}", collector.local_addr().unwrap());
+    let settings =
+        [endpoint.as_str(), "ringlog.otlp.interval.ms=1000", "ringlog.otlp.headers=api-key=s3cret, tenant=a"];
+    let broker = Broker::with(&settings);
+    broker.run(&["topic", "create", "sent", "--partitions", "1"], "");
+    broker.run(&["produce", "sent"], "a\nb\n");
+    let batch = |answer: &str| -> (String, Value) {
+        let mut stream = collector.accept().unwrap().0;
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let (mut bytes, mut piece) = (Vec::new(), [0; 65536]);
+        loop {
+            let count = stream.read(&mut piece).unwrap();
+            assert!(count > 0, "cut off: {}", String::from_utf8_lossy(&bytes));
+            bytes.extend_from_slice(&piece[..count]);
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
+            if body.len() == length.parse::<usize>().unwrap() {
+                write!(stream, "{answer}").unwrap();
+                return (head.to_owned(), serde_json::from_str(body).unwrap());
+            }
+        }
+    };
+    // A refusal does not end it.
+    batch("HTTP/1.1 503 Later\r\ncontent-length: 0\r\n\r\n");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (head, body) = batch("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+        assert!(head.starts_with("POST /v1/metrics HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains("\r\napi-key: s3cret\r\ntenant: a"), "{head}");
+        let resource = &body["resourceMetrics"][0];
+        assert_eq!(resource["resource"]["attributes"][0]["value"]["stringValue"], "ringlog");
+        let metrics = resource["scopeMetrics"][0]["metrics"].as_array().unwrap();
+        let named = |name: &str| metrics.iter().find(|metric| metric["name"] == name);
+        let written = named("kafka_server_brokertopicmetrics_messagesin_total").unwrap();
+        let points = written["sum"]["dataPoints"].as_array().unwrap();
+        let of_topic = |point: &&Value| point["attributes"][0]["value"]["stringValue"] == "sent";
+        if points.iter().find(of_topic).is_some_and(|point| point["asInt"] == "2") {
+            let point = &named("ringlog_request_seconds").unwrap()["histogram"]["dataPoints"][0];
+            let count = |value: &Value| value.as_str().unwrap().parse::<u64>().unwrap();
+            let all: u64 = point["bucketCounts"].as_array().unwrap().iter().map(count).sum();
+            assert_eq!(all, count(&point["count"]));
+            break;
+        }
+        assert!(Instant::now() < deadline, "{points:?}");
+    }
+    // What may be a secret is not shown.
+    let told = broker.run(&["config", "describe", "--broker", "1", "--json"], "");
+    assert!(told.contains("ringlog.otlp.headers") && !told.contains("s3cret"), "{told}");
+}
+
+/// Where they exist: Prometheus with native histograms asks for the format that has them, and its figures are ours.
+#[test]
+fn prometheus_takes_native_histograms() {
+    if !has_prometheus() {
+        return;
+    }
+    let broker = used();
+    let prometheus = Prometheus::of(&broker, &["--enable-feature=native-histograms"]);
+    let answer = prometheus.ask("histogram_count(ringlog_request_seconds{api=\"CreateTopics\"})").unwrap();
+    assert_eq!(answer["data"]["result"][0]["value"][1], "1", "{answer}");
+    let answer =
+        prometheus.ask("histogram_quantile(0.5, ringlog_request_seconds{api=\"CreateTopics\"})").unwrap();
+    let median: f64 = answer["data"]["result"][0]["value"][1].as_str().unwrap().parse().unwrap();
+    let page = samples(&broker.get("/metrics").body);
+    let exact = page["ringlog_request_seconds_sum{api=\"CreateTopics\"}"];
+    assert!((median / exact - 1.0).abs() < 0.25, "one request took {exact} s, its quantile is {median} s");
+    // The same families in both formats.
+    let names = prometheus.ask("count by (__name__) ({job=\"ringlog\"})").unwrap();
+    let names: Vec<&str> = names["data"]["result"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|one| one["metric"]["__name__"].as_str())
+        .collect();
+    for series in page.keys().filter(|series| !series.contains("_bucket")) {
+        let name = series.split('{').next().unwrap();
+        let native = name.strip_suffix("_sum").or(name.strip_suffix("_count")).unwrap_or(name);
+        assert!(names.contains(&name) || names.contains(&native), "{name}");
     }
 }
 

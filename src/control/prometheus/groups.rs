@@ -1,7 +1,7 @@
 //! Consumer lag without an exporter, under the names that the usual one gives it, and the coordinator's own counts.
 
 use super::Sight;
-use super::text::{Kind, Page};
+use super::page::{Kind, Label, Page};
 use crate::control::cluster::groups::{self, Group, GroupSummary, Offsets};
 use crate::control::cluster::{CallError, Caller, Cluster};
 
@@ -64,7 +64,7 @@ fn lag(page: &mut Page, sight: &Sight<'_>) {
     }
 }
 
-fn each_offset(sight: &Sight<'_>, mut each: impl FnMut(&[(&str, &str)], i64, Option<i64>)) {
+fn each_offset(sight: &Sight<'_>, mut each: impl FnMut(&[Label<'_>], i64, Option<i64>)) {
     for (group, offsets) in &sight.groups.offsets {
         for ((topic, partition), committed) in offsets {
             let number = partition.to_string();

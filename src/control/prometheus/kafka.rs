@@ -1,7 +1,7 @@
 //! Kafka's metrics under the names that the usual configuration of the JMX exporter makes of its MBeans, so that existing
 //! dashboards load. What has no meaning for one node (replication, controller elections) holds the value it would have.
 
-use super::text::{Kind, Page};
+use super::page::{Kind, Page};
 use super::{Sight, TopicTraffic};
 use crate::broker::survey::Traffic;
 use crate::metrics::HistogramValues;
@@ -21,7 +21,7 @@ pub(super) fn write(page: &mut Page, sight: &Sight<'_>, total: &Traffic) {
 
 fn topics(page: &mut Page, topics: &[TopicTraffic<'_>], total: &Traffic) {
     type Value = fn(&Traffic) -> u64;
-    let families: [(&str, &str, Value); 7] = [
+    let families: [(&str, &'static str, Value); 7] = [
         ("messagesin", "Records appended.", |traffic| traffic.records_in),
         ("bytesin", "Bytes of record batches appended.", |traffic| traffic.bytes_in),
         ("bytesout", "Bytes of record batches given to consumers.", |traffic| traffic.bytes_out),
@@ -148,7 +148,7 @@ fn logs(page: &mut Page, sight: &Sight<'_>) {
     let max = sight.cluster.config.http.metrics.partitions_max;
     let partitions = || sight.snapshot.partitions.iter().take(max);
     type Value = fn(&crate::storage::LogState) -> i64;
-    let families: [(&str, &str, Value); 4] = [
+    let families: [(&str, &'static str, Value); 4] = [
         ("size", "Bytes of a partition's log.", |log| log.size_bytes as i64),
         ("logendoffset", "The offset after the last record.", |log| log.log_end_offset),
         ("logstartoffset", "The offset of the first record.", |log| log.log_start_offset),

@@ -7,7 +7,9 @@
 mod groups;
 mod kafka;
 mod native;
-mod text;
+pub mod page;
+pub mod protobuf;
+pub mod text;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +18,8 @@ use super::cluster::observer::{Observer, Snapshot, Window};
 use super::cluster::{CallError, Caller, Cluster};
 use crate::broker::survey::Traffic;
 use groups::GroupOffsets;
-use text::{Kind, Page};
+use page::{Kind, Page};
 
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// A page asked for again so soon shows the same moment.
 const AGE: Duration = Duration::from_millis(500);
 
@@ -38,7 +39,7 @@ struct TopicTraffic<'a> {
 }
 
 /// The whole page.
-pub async fn page(cluster: &Cluster, observer: &Observer) -> Result<String, CallError> {
+pub async fn page(cluster: &Cluster, observer: &Observer) -> Result<Page, CallError> {
     let began = Instant::now();
     let snapshot = observer.snapshot(AGE).await?;
     let limits = cluster.config.http.metrics;
@@ -67,7 +68,7 @@ pub async fn page(cluster: &Cluster, observer: &Observer) -> Result<String, Call
     }
     let help = "How long the last page of metrics took.";
     page.single("ringlog_metrics_page_seconds", Kind::Gauge, help, began.elapsed().as_secs_f64());
-    Ok(page.into_text())
+    Ok(page)
 }
 
 fn topic_traffic(snapshot: &Snapshot) -> Vec<TopicTraffic<'_>> {

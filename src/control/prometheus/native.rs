@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Sight;
-use super::text::{Kind, Page};
+use super::page::{Kind, Page};
 use crate::metrics::{Histogram, HistogramValues, ShardMetrics};
 use crate::protocol::ApiKey;
 use crate::server::local::ShardState;
@@ -27,7 +27,7 @@ fn shards(page: &mut Page, sight: &Sight<'_>) {
         }
     };
     type Value = fn(&ShardMetrics) -> f64;
-    let counters: [(&str, &str, Value); 20] = [
+    let counters: [(&str, &'static str, Value); 20] = [
         ("turns", "Turns of the shard's loop.", |m| m.turns.value() as f64),
         ("busy_seconds", "Time the shard worked.", |m| m.busy_ns.value() as f64 / 1e9),
         ("waiting_seconds", "Time the shard waited for something to do.", |m| {
@@ -60,7 +60,7 @@ fn shards(page: &mut Page, sight: &Sight<'_>) {
         page.sample(&[("shard", &shard.to_string())], *busy);
     }
     type State = fn(&ShardState) -> usize;
-    let gauges: [(&str, &str, State); 9] = [
+    let gauges: [(&str, &'static str, State); 9] = [
         ("connections", "Open connections.", |s| s.connections),
         ("unfinished_request_bytes", "Bytes of requests that are not whole yet.", |s| s.input_bytes),
         ("mailbox_waiting", "Pieces of mail that wait for the shard.", |s| s.mail_waiting),
@@ -83,7 +83,7 @@ fn shards(page: &mut Page, sight: &Sight<'_>) {
 
 fn histograms(page: &mut Page, sight: &Sight<'_>) {
     type Values = fn(&ShardMetrics) -> &Histogram;
-    let families: [(&str, &str, Values); 4] = [
+    let families: [(&str, &'static str, Values); 4] = [
         ("turn", "How long a turn works.", |m| &m.turn_time),
         ("journal_write", "Writes to the journal that need no sync.", |m| &m.journal_write_time),
         ("journal_durable_write", "Writes to the journal that reach stable media.", |m| {

@@ -1,99 +1,75 @@
-//! The Prometheus text format (0.0.4), written by hand: a page is families, a family is samples with labels.
+//! The Prometheus text format (0.0.4).
 
 use std::fmt::Write;
 
+use super::page::{Kind, Number, Page, Summary, Value};
 use crate::metrics::{BUCKETS, HistogramValues, STEPS, bucket_end_ns};
 
-/// What kind of value a family holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Counter,
-    Gauge,
-    Summary,
-    Histogram,
-}
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-impl Kind {
-    fn word(self) -> &'static str {
-        match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Summary => "summary",
-            Kind::Histogram => "histogram",
+/// A page as text.
+pub fn write(page: &Page) -> String {
+    let mut lines = Lines::default();
+    for family in &page.families {
+        lines.open(&family.name, family.kind, family.help);
+        for sample in &family.samples {
+            let labels: Vec<Label<'_>> =
+                sample.labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            match &sample.value {
+                Value::Number(number) => lines.line("", &labels, *number),
+                Value::Summary(summary) => lines.summary(&labels, summary),
+                Value::Histogram(values) => lines.histogram(&labels, values),
+            }
         }
     }
+    lines.text
 }
 
-/// A name and a value of a label.
-pub type Label<'a> = (&'a str, &'a str);
+type Label<'a> = (&'a str, &'a str);
 
 #[derive(Default)]
-pub struct Page {
+struct Lines {
     text: String,
     /// The family that is open.
     name: String,
 }
 
-impl Page {
-    pub fn into_text(self) -> String {
-        self.text
-    }
-
-    /// Opens a family; its samples follow.
-    pub fn family(&mut self, name: &str, kind: Kind, help: &str) -> &mut Page {
+impl Lines {
+    fn open(&mut self, name: &str, kind: Kind, help: &str) {
         name.clone_into(&mut self.name);
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Summary => "summary",
+            Kind::Histogram => "histogram",
+        };
         // Nothing here can fail: the text is memory.
-        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {}", kind.word());
-        self
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    /// A sample of the open family.
-    pub fn sample(&mut self, labels: &[Label<'_>], value: impl Number) -> &mut Page {
-        self.line("", labels, value)
-    }
-
-    /// A family of one sample.
-    pub fn single(&mut self, name: &str, kind: Kind, help: &str, value: impl Number) {
-        self.family(name, kind, help).sample(&[], value);
-    }
-
-    /// A summary's quantiles, sum and count, in units of `unit_ns`.
-    pub fn summary(
-        &mut self,
-        labels: &[Label<'_>],
-        quantiles: &[&str],
-        window: &HistogramValues,
-        total: &HistogramValues,
-        unit_ns: f64,
-    ) {
-        for quantile in quantiles {
-            let part: f64 = quantile.parse().unwrap_or(0.0);
+    fn summary(&mut self, labels: &[Label<'_>], summary: &Summary) {
+        for (quantile, value) in &summary.quantiles {
             let labels: Vec<_> = labels.iter().copied().chain([("quantile", *quantile)]).collect();
-            self.line("", &labels, window.quantile_ns(part) as f64 / unit_ns);
+            self.line("", &labels, Number::Float(*value));
         }
-        self.line("_sum", labels, total.sum as f64 / unit_ns);
-        self.line("_count", labels, total.count());
+        self.line("_sum", labels, Number::Float(summary.sum));
+        self.line("_count", labels, summary.count.into());
     }
 
-    /// A histogram in seconds, a bucket a doubling.
-    pub fn histogram(&mut self, labels: &[Label<'_>], values: &HistogramValues) {
-        let mut seen = 0;
-        for (bucket, count) in values.counts.iter().enumerate() {
-            seen += count;
-            let ends_octave = bucket % STEPS == 0;
-            if ends_octave && bucket < BUCKETS - 1 {
-                let end = (bucket_end_ns(bucket) as f64 / 1e9).to_string();
-                let labels: Vec<_> = labels.iter().copied().chain([("le", end.as_str())]).collect();
-                self.line("_bucket", &labels, seen);
-            }
+    fn histogram(&mut self, labels: &[Label<'_>], values: &HistogramValues) {
+        for (end, seen) in octaves(values) {
+            let end = end.to_string();
+            let labels: Vec<_> = labels.iter().copied().chain([("le", end.as_str())]).collect();
+            self.line("_bucket", &labels, seen.into());
         }
+        let count = values.count();
         let labels_of_all: Vec<_> = labels.iter().copied().chain([("le", "+Inf")]).collect();
-        self.line("_bucket", &labels_of_all, seen);
-        self.line("_sum", labels, values.sum as f64 / 1e9);
-        self.line("_count", labels, seen);
+        self.line("_bucket", &labels_of_all, count.into());
+        self.line("_sum", labels, Number::Float(values.sum as f64 / 1e9));
+        self.line("_count", labels, count.into());
     }
 
-    fn line(&mut self, suffix: &str, labels: &[Label<'_>], value: impl Number) -> &mut Page {
+    fn line(&mut self, suffix: &str, labels: &[Label<'_>], value: Number) {
         self.text.push_str(&self.name);
         self.text.push_str(suffix);
         for (index, (name, label)) in labels.iter().enumerate() {
@@ -111,28 +87,22 @@ impl Page {
             self.text.push('"');
         }
         self.text.push_str(if labels.is_empty() { " " } else { "} " });
-        value.write(&mut self.text);
-        self.text.push('\n');
-        self
+        let _ = match value {
+            Number::Whole(value) => writeln!(self.text, "{value}"),
+            Number::Float(value) => writeln!(self.text, "{value}"),
+        };
     }
 }
 
-/// What a sample's value may be.
-pub trait Number {
-    fn write(self, text: &mut String);
+/// A bucket a doubling: where it ends, in seconds, and how many lie up to there.
+pub fn octaves(values: &HistogramValues) -> impl Iterator<Item = (f64, u64)> + '_ {
+    let mut seen = 0;
+    values.counts.iter().enumerate().filter_map(move |(bucket, count)| {
+        seen += count;
+        let ends_octave = bucket % STEPS == 0 && bucket < BUCKETS - 1;
+        ends_octave.then(|| (bucket_end_ns(bucket) as f64 / 1e9, seen))
+    })
 }
-
-macro_rules! numbers {
-    ($($name:ty),*) => {
-        $(impl Number for $name {
-            fn write(self, text: &mut String) {
-                let _ = write!(text, "{self}");
-            }
-        })*
-    };
-}
-
-numbers!(u64, i64, u32, i32, usize, f64);
 
 #[cfg(test)]
 mod tests {
@@ -143,7 +113,7 @@ mod tests {
     fn labels_are_escaped() {
         let mut page = Page::default();
         page.family("x", Kind::Gauge, "X.").sample(&[("a", "q\"b\\c\nd"), ("e", "é")], 1.5);
-        let text = page.into_text();
+        let text = write(&page);
         assert_eq!(text, "# HELP x X.\n# TYPE x gauge\nx{a=\"q\\\"b\\\\c\\nd\",e=\"é\"} 1.5\n");
     }
 
@@ -153,7 +123,7 @@ mod tests {
         [500, 1500, 3000, 5_000_000_000, u64::MAX / 2].into_iter().for_each(|ns| histogram.record(ns));
         let mut page = Page::default();
         page.family("t_seconds", Kind::Histogram, "T.").histogram(&[], &histogram.values());
-        let text = page.into_text();
+        let text = write(&page);
         let counts: Vec<u64> = text
             .lines()
             .filter(|line| line.starts_with("t_seconds_bucket"))
