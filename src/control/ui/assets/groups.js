@@ -40,6 +40,7 @@ export async function groups(page) {
 
 export async function group(page, id) {
   const body = h('div', {});
+  let refresh = null;
   const at = `/api/groups/${part(id)}`;
   const update = async () => {
     const found = await get(at);
@@ -126,7 +127,10 @@ export async function group(page, id) {
       word: 'Delete',
       danger: true,
     });
-    if (sure && (await attempt(() => call('DELETE', at), `${id} was deleted.`))) location.hash = '#/groups';
+    if (!sure) return;
+    await refresh.hold();
+    if (await attempt(() => call('DELETE', at), `${id} was deleted.`)) location.hash = '#/groups';
+    else refresh.release();
   };
   add(
     page,
@@ -142,5 +146,5 @@ export async function group(page, id) {
     body,
   );
   await update();
-  every(3000, page, update);
+  refresh = every(3000, page, update);
 }

@@ -148,12 +148,26 @@ export const choice = (name, label, options, chosen) =>
     ),
   );
 
-/** Runs at once and then every so often, as long as the page is shown. */
+/**
+ * Runs at once and then every so often, as long as the page is shown. `hold` waits for the end of a run and lets none begin
+ * until `release`: what is being deleted is not asked for.
+ */
 export function every(ms, page, work) {
+  let running = null;
+  let held = false;
   const tick = async () => {
     if (!page.isConnected) return;
-    if (!document.hidden) await attempt(work);
+    if (!document.hidden && !held) await (running = attempt(work));
     setTimeout(tick, ms);
   };
   setTimeout(tick, 0);
+  return {
+    hold: async () => {
+      held = true;
+      await running;
+    },
+    release: () => {
+      held = false;
+    },
+  };
 }

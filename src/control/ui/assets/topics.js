@@ -179,6 +179,7 @@ export async function topic(page, name, tab = 'partitions') {
   ];
   const rest = `/v3/clusters/${part(state.cluster)}/topics/${part(name)}`;
   const body = h('div', {});
+  let refresh = null;
   const remove = async () => {
     const values = await ask(
       `Delete ${name}?`,
@@ -193,7 +194,9 @@ export async function topic(page, name, tab = 'partitions') {
       await attempt(() => Promise.reject(new Error('That is not its name.')));
       return;
     }
+    await refresh?.hold();
     if (await attempt(() => call('DELETE', rest), `${name} was deleted.`)) location.hash = '#/topics';
+    else refresh?.release();
   };
   const grow = async () => {
     const found = await get(`/api/topics/${part(name)}`);
@@ -241,7 +244,7 @@ export async function topic(page, name, tab = 'partitions') {
   else if (tab === 'settings') await settings(body, 'topic', name, rest);
   else {
     await partitions(body, name);
-    every(3000, body, () => partitions(body, name));
+    refresh = every(3000, body, () => partitions(body, name));
   }
 }
 
