@@ -32,6 +32,7 @@ _CLASSES = {
     "producer-perf": "org.apache.kafka.tools.ProducerPerformance",
     "consumer-perf": "org.apache.kafka.tools.ConsumerPerformance",
     "e2e": "org.apache.kafka.tools.EndToEndLatency",
+    "connect": "org.apache.kafka.connect.cli.ConnectStandalone",
     "broker": "kafka.Kafka",
 }
 # A tool lives for a second or two: the first compiler tier and the serial collector start it in half the CPU time.

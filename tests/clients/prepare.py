@@ -52,9 +52,14 @@ def kafka_jars():
     _once(folder, lambda d: _step(["mvn", "-B", "-ntp", "-q", "-f", os.path.join(HERE, "java", "pom.xml"),
                                    "dependency:copy-dependencies", "-DincludeScope=runtime",
                                    f"-DoutputDirectory={os.path.join(d, 'libs')}"]))
-    if os.path.realpath(os.path.dirname(LIBS)) != os.path.realpath(folder):
-        shutil.rmtree(os.path.dirname(LIBS), ignore_errors=True)
-        os.symlink(folder, os.path.dirname(LIBS))
+    link = os.path.dirname(LIBS)
+    if os.path.realpath(link) != os.path.realpath(folder):
+        if not os.path.islink(link):
+            shutil.rmtree(link, ignore_errors=True)
+        # In one step: another run may be reading through it.
+        new = f"{link}.{os.getpid()}"
+        os.symlink(folder, new)
+        os.replace(new, link)
 
 
 def _python(test, *args):
@@ -70,6 +75,11 @@ def java_transactions():
     kafka_jars()
     return ["java", "-XX:+UseSerialGC", "-Xmx512M", f"-Dlog4j2.configurationFile={os.path.join(HERE, 'java', 'log4j2.yaml')}",
             "-cp", os.path.join(LIBS, "*"), os.path.join(HERE, "java", "Transactions.java")]
+
+
+def connect():
+    kafka_jars()
+    return _python("connect")
 
 
 def kcat():
@@ -141,6 +151,7 @@ def rust_rdkafka():
 CLIENTS = {
     "java-tools": java_tools,
     "java-transactions": java_transactions,
+    "connect": connect,
     "kcat": kcat,
     "confluent-kafka": confluent_kafka,
     "kafka-python-3": kafka_python_3,
