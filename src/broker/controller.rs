@@ -173,6 +173,15 @@ impl Broker {
         Uuid(id)
     }
 
+    /// For a client that sends metrics.
+    pub(super) fn random_instance_id(&self, io: &mut impl Io) -> Uuid {
+        loop {
+            if let Some(id) = Uuid::from_random(self.random_id(io).0) {
+                return id;
+            }
+        }
+    }
+
     /// A topic as the broker makes it by itself.
     pub(super) fn auto_create(&self, io: &mut impl Io, name: &str) -> Result<Change, AdminError> {
         let topic_id = self.random_id(io);

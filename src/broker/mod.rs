@@ -23,6 +23,7 @@ mod reply_memory; // what answers to fetches may hold
 pub mod request; // requests and responses on their way
 mod stalled; // appends that wait for room
 pub mod survey; // what the control thread is shown
+pub mod telemetry; // clients' own metrics
 mod topics; // partitions made what the cluster image says
 pub mod transaction; // transactional ids
 mod transactions; // the transaction coordinator's appends, markers and loading
@@ -51,6 +52,7 @@ use mail::{Answer, GatherRef, Mail, Task};
 use partition::{Partitions, WaiterTo};
 use reply_memory::ReplyMemory;
 use request::{Forwarded, Head, Reply, Request, RequestId, Response};
+use telemetry::Telemetry;
 use topics::offsets_partitions;
 use transactions::Transactions;
 
@@ -102,6 +104,7 @@ pub struct Broker {
     controller: Option<Controller>,
     coordinator: Option<Coordinator>,
     transactions: Option<Transactions>,
+    telemetry: Option<Telemetry>,
     metrics: Arc<ShardMetrics>,
     rewriter: Rewriter,
     decompressor: Decompressor,
@@ -145,6 +148,8 @@ impl Broker {
             controller: metadata.filter(|_| control).map(|metadata| Controller::new(metadata, shards)),
             coordinator: control.then(|| Coordinator::new(&config, &image, seed)),
             transactions: None,
+            telemetry: control
+                .then(|| Telemetry::new(config.telemetry_max_bytes, config.telemetry_series_max)),
             metrics: storage.metrics().clone(),
             storage,
             rewriter: Rewriter::default(),
@@ -245,6 +250,8 @@ impl Broker {
             shard: self.shard,
             client_id: request.client_id.map(str::to_owned),
             host: request.peer.host.clone(),
+            port: request.peer.port,
+            software: request.peer.software.get().cloned(),
             listener: request.peer.listener,
             body: request.body.to_vec(),
         };

@@ -1,5 +1,6 @@
 //! A request on its way through the broker, and the response on its way back.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -42,8 +43,19 @@ impl Head {
 pub struct Peer {
     /// Address without the port, as DescribeGroups shows it (`/127.0.0.1`).
     pub host: Arc<str>,
+    /// None of who is no socket.
+    pub port: Option<u16>,
     /// The listener it came in by: an index into the configured ones.
     pub listener: usize,
+    /// What it said it is, in its ApiVersions.
+    pub software: OnceCell<Arc<Software>>,
+}
+
+/// What a client says it is (KIP-511).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Software {
+    pub name: String,
+    pub version: String,
 }
 
 /// A request as its connection's shard sees it; borrowed from the received bytes.
@@ -64,6 +76,8 @@ pub struct Forwarded {
     pub shard: usize,
     pub client_id: Option<String>,
     pub host: Arc<str>,
+    pub port: Option<u16>,
+    pub software: Option<Arc<Software>>,
     pub listener: usize,
     pub body: Vec<u8>,
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Broker;
+use super::telemetry::TelemetryState;
 use crate::metadata::ClusterImage;
 use crate::protocol::Uuid;
 use crate::storage::{DirState, LogState};
@@ -73,6 +74,12 @@ impl Broker {
             stalled_bytes: self.stalled_bytes,
             stopping: self.stopping,
         }
+    }
+
+    /// The metrics that clients have sent; nothing but on the control shard.
+    pub fn telemetry_state(&self) -> TelemetryState {
+        let now_ms = self.now_ns / 1_000_000;
+        self.telemetry.as_ref().map_or_else(TelemetryState::default, |telemetry| telemetry.state(now_ms))
     }
 
     /// The partitions from `cursor` on (0 at first), and the cursor of the next piece, if there is one.

@@ -45,6 +45,9 @@ pub struct BrokerConfig {
     pub sockets: SocketConfig,
     pub storage: StorageConfig,
     pub transactions: TransactionConfig,
+    /// Clients' own metrics: bytes of a push, and values kept.
+    pub telemetry_max_bytes: usize,
+    pub telemetry_series_max: usize,
     pub groups: GroupConfig,
     pub(super) layers: Layers,
 }

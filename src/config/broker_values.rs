@@ -125,6 +125,8 @@ impl Values {
             sockets: self.sockets(),
             storage: self.storage(),
             transactions: self.transactions(),
+            telemetry_max_bytes: self.count("telemetry.max.bytes"),
+            telemetry_series_max: self.count("ringlog.metrics.telemetry.max"),
             groups: self.groups(),
             layers: self.layers.clone(),
         }

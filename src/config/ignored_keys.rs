@@ -262,7 +262,6 @@ pub const IGNORED_KEYS: &[Key] = &[
     key("ssl.truststore.location", String, None, Any, PerBroker, Security),
     key("ssl.truststore.password", Password, None, Any, PerBroker, Security),
     key("ssl.truststore.type", String, Some("JKS"), Any, PerBroker, Security),
-    key("telemetry.max.bytes", Int, Some("1048576"), Min(1), ReadOnly, Metrics),
     key("transaction.state.log.load.buffer.size", Int, Some("5242880"), Min(1), ReadOnly, Mechanism),
     key("unclean.leader.election.enable", Boolean, Some("false"), Any, ClusterWide, Replication),
 ];

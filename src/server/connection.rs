@@ -369,7 +369,8 @@ mod tests {
     use std::sync::Arc;
 
     fn connection() -> Connection {
-        let peer = Peer { host: Arc::from("/127.0.0.1"), listener: 0 };
+        let peer =
+            Peer { host: Arc::from("/127.0.0.1"), port: None, listener: 0, software: Default::default() };
         Connection::new(Handle(1), peer, None, 7, Limits { in_flight_max: 2, frame_bytes_max: 100 }, 0)
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::clients::ClientState;
 use crate::broker::request::{RequestId, Response};
 use crate::broker::survey::{BrokerState, PartitionState};
+use crate::broker::telemetry::TelemetryState;
 use crate::protocol::ApiKey;
 
 /// Calls that may wait for a shard's next turn.
@@ -59,6 +60,7 @@ pub struct ShardState {
     pub partitions: Vec<PartitionState>,
     pub next: Option<usize>,
     pub clients: Vec<ClientState>,
+    pub telemetry: TelemetryState,
     pub connections: usize,
     /// Bytes of requests that are not whole yet.
     pub input_bytes: usize,

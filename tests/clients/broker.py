@@ -6,7 +6,8 @@ stop     SIGTERM, and waits for the end
 restart  stop, then start on the same directory and port
 crash    SIGKILL, then start on the same directory and port
 
-BROKER=kafka takes Apache Kafka (a KRaft node, its controller on PORT+1) in place of ours; RINGLOG names our binary.
+BROKER=kafka takes Apache Kafka (a KRaft node, its controller on PORT+1) in place of ours (with HTTP there); RINGLOG names our
+binary.
 DIR holds data/, pid, port, settings, broker.log (standard error) and broker.out (standard output) of every start.
 """
 import os
@@ -109,7 +110,8 @@ class Broker:
             return f"ready {self.address}" in f.read()
 
     def _ringlog_command(self):
-        settings = [f"log.dirs={self.data}", f"listeners=PLAINTEXT://{self.address}", "shards=2", *self.settings]
+        settings = [f"log.dirs={self.data}", f"listeners=PLAINTEXT://{self.address}", "shards=2",
+                    f"ringlog.http.listener=http://127.0.0.1:{self.port + 1}", *self.settings]
         return [binary(), "serve", *(word for s in settings for word in ("--set", s))]
 
     def _kafka_command(self):

@@ -62,6 +62,8 @@ const KAFKA: &[(ApiKey, i16, i16, i16)] = &[
     (ApiKey::ListTransactions, 66, 0, 2),
     (ApiKey::ConsumerGroupHeartbeat, 68, 0, 1),
     (ApiKey::ConsumerGroupDescribe, 69, 0, 1),
+    (ApiKey::GetTelemetrySubscriptions, 71, 0, 0),
+    (ApiKey::PushTelemetry, 72, 0, 0),
     (ApiKey::ListConfigResources, 74, 0, 1),
     (ApiKey::DescribeTopicPartitions, 75, 0, 0),
 ];

@@ -2,16 +2,20 @@
 //! this one API (KIP-511); the connection stays open.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::broker::Broker;
 use crate::broker::features::{FEATURES, Feature};
-use crate::broker::request::{Head, Reply, Request, Response};
+use crate::broker::request::{Head, Reply, Request, Response, Software};
 use crate::metadata::ClusterImage;
 use crate::protocol::messages::api_versions_request::ApiVersionsRequest;
 use crate::protocol::messages::api_versions_response::{
     ApiVersion, ApiVersionsResponse, FinalizedFeatureKey, SupportedFeatureKey,
 };
 use crate::protocol::{ApiKey, Array, ErrorCode};
+
+/// What a client says it is, is remembered where it is no longer.
+const SOFTWARE_BYTES_MAX: usize = 256;
 
 pub fn handle(broker: &Broker, request: Request<'_>) -> Reply {
     let head = request.head;
@@ -27,6 +31,14 @@ pub fn handle(broker: &Broker, request: Request<'_>) -> Reply {
         let response =
             ApiVersionsResponse { error_code: ErrorCode::InvalidRequest.code(), ..Default::default() };
         return Reply::Now(Response::of(&head, &response));
+    }
+    if named
+        && message.client_software_name.len().max(message.client_software_version.len()) <= SOFTWARE_BYTES_MAX
+    {
+        let (name, version) =
+            (message.client_software_name.into_owned(), message.client_software_version.into_owned());
+        // What it said first stays.
+        let _ = request.peer.software.set(Arc::new(Software { name, version }));
     }
     let response = ApiVersionsResponse {
         api_keys: ApiKey::ALL.iter().filter(|key| super::is_handled(**key)).map(|key| entry(*key)).collect(),

@@ -22,12 +22,14 @@ mod describe_user_scram_credentials;
 mod elect_leaders;
 pub mod fetch;
 mod find_coordinator;
+mod get_telemetry_subscriptions;
 pub mod init_producer_id;
 mod list_config_resources;
 mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
 pub mod produce;
+mod push_telemetry;
 mod reassignments;
 pub mod txn_offset_commit;
 mod unregister_broker;
@@ -125,6 +127,8 @@ pub fn handle_forwarded(broker: &mut Broker, io: &mut impl Io, request: Forwarde
         | ApiKey::DescribeTransactions
         | ApiKey::ListTransactions => broker.transaction_request(io, request),
         ApiKey::TxnOffsetCommit => txn_offset_commit::handle(broker, io, request),
+        ApiKey::GetTelemetrySubscriptions => get_telemetry_subscriptions::handle(broker, io, request),
+        ApiKey::PushTelemetry => push_telemetry::handle(broker, request),
         _ => broker.group_request(io, request, Ok(())),
     }
 }

@@ -1,5 +1,5 @@
 //! The page at `/metrics`: what a Kafka broker shows through the usual JMX exporter ([`kafka`]), lag as the usual exporter
-//! of consumer groups shows it ([`groups`]), and what only we have ([`native`]).
+//! of consumer groups shows it ([`groups`]), what only we have ([`native`]), and what clients say of themselves ([`telemetry`]).
 //!
 //! The number of series is bounded: topics, partitions, clients and groups beyond their limits are in the totals alone, and
 //! `ringlog_metrics_left_out` says how many.
@@ -9,6 +9,7 @@ mod kafka;
 mod native;
 pub mod page;
 pub mod protobuf;
+mod telemetry;
 pub mod text;
 
 use std::sync::Arc;
@@ -58,6 +59,7 @@ pub async fn page(cluster: &Cluster, observer: &Observer) -> Result<Page, CallEr
     kafka::write(&mut page, &sight, &total);
     groups::write(&mut page, &sight);
     native::write(&mut page, &sight);
+    telemetry::write(&mut page, &sight);
     page.family(
         "ringlog_metrics_left_out",
         Kind::Gauge,

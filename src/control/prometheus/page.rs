@@ -1,6 +1,8 @@
 //! Families of samples, as they are before a format is chosen: [`text`](super::text), [`protobuf`](super::protobuf) or
 //! [`otlp`](crate::control::otlp).
 
+use std::borrow::Cow;
+
 use crate::metrics::HistogramValues;
 
 /// What kind of value a family holds.
@@ -29,7 +31,7 @@ pub struct Family {
 }
 
 pub struct Sample {
-    pub labels: Vec<(&'static str, String)>,
+    pub labels: Vec<(Cow<'static, str>, String)>,
     pub value: Value,
 }
 
@@ -66,6 +68,13 @@ impl Page {
         self.add(labels, Value::Number(value.into()))
     }
 
+    /// A sample of the open family whose labels are not known beforehand.
+    pub fn sample_of(&mut self, labels: Vec<(Cow<'static, str>, String)>, value: impl Into<Number>) {
+        if let Some(open) = self.families.last_mut() {
+            open.samples.push(Sample { labels, value: Value::Number(value.into()) });
+        }
+    }
+
     /// A family of one sample.
     pub fn single(&mut self, name: &str, kind: Kind, help: &'static str, value: impl Into<Number>) {
         self.family(name, kind, help).sample(&[], value);
@@ -94,7 +103,7 @@ impl Page {
     }
 
     fn add(&mut self, labels: &[Label<'_>], value: Value) -> &mut Page {
-        let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let labels = labels.iter().map(|(name, value)| (Cow::Borrowed(*name), (*value).to_owned())).collect();
         if let Some(open) = self.families.last_mut() {
             open.samples.push(Sample { labels, value });
         }

@@ -14,7 +14,7 @@ pub fn write(page: &Page) -> String {
         lines.open(&family.name, family.kind, family.help);
         for sample in &family.samples {
             let labels: Vec<Label<'_>> =
-                sample.labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+                sample.labels.iter().map(|(name, value)| (&**name, value.as_str())).collect();
             match &sample.value {
                 Value::Number(number) => lines.line("", &labels, *number),
                 Value::Summary(summary) => lines.summary(&labels, summary),

@@ -1,6 +1,7 @@
 //! How connections come to a shard: accepted by its own listeners, or handed over by a shard that has more
 //! ([`crate::server::balance`]).
 
+use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -78,7 +79,12 @@ impl<I: Io> Shard<I> {
     fn serve(&mut self, listener: u32, socket: Handle, peer: Option<SocketAddr>) {
         let ip = peer.map(|peer| peer.ip());
         let host = peer.map_or_else(|| Arc::from("/unknown"), |peer| Arc::from(format!("/{}", peer.ip())));
-        let peer = Peer { host, listener: self.listeners[listener as usize].1 };
+        let peer = Peer {
+            host,
+            port: peer.map(|peer| peer.port()),
+            listener: self.listeners[listener as usize].1,
+            software: OnceCell::new(),
+        };
         self.next_generation = self.next_generation.wrapping_add(1);
         let connection =
             Connection::new(socket, peer, ip, self.next_generation, self.limits.connection, self.io.now());

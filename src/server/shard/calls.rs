@@ -1,5 +1,7 @@
 //! The control thread's side of a shard: its requests, its questions, and what a turn leaves in the counters.
 
+use std::cell::OnceCell;
+
 use super::Shard;
 use crate::broker::request::{Head, Peer, Reply, Request};
 use crate::io::Io;
@@ -36,7 +38,7 @@ impl<I: Io> Shard<I> {
         let Some(calls) = self.calls.as_mut().filter(|_| !self.stopping) else { return };
         let Some(id) = calls.wait(local.reply) else { return };
         let head = Head { id, api_key: local.api_key, version: local.version, correlation_id: 0 };
-        let peer = Peer { host: local.host, listener: 0 };
+        let peer = Peer { host: local.host, port: None, listener: 0, software: OnceCell::new() };
         let (client_id, body) = (Some(&*local.client_id), &*local.body);
         let request = Request { head, client_id, peer: &peer, body, frame: None };
         match self.broker.request(&mut self.io, request) {
@@ -62,6 +64,7 @@ impl<I: Io> Shard<I> {
             broker: self.broker.state(),
             partitions,
             next,
+            telemetry: if survey.clients { self.broker.telemetry_state() } else { Default::default() },
             clients: if survey.clients { self.clients.states() } else { Vec::new() },
             connections: self.connections.len(),
             input_bytes: self.input_bytes,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import urllib.request
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import kafkatools  # noqa: E402
@@ -398,6 +399,44 @@ def _():
     tool("client-metrics", "--list", want="^jt-sub$")
     refused("client-metrics", "--alter", "--name", "jt-sub", "--interval", 5, want="interval must be between 100 and 3600000")
     tool("client-metrics", "--delete", "--name", "jt-sub", want="Deleted client metrics config")
+
+
+@check("clients' metrics are sent when asked for, and shown")
+def _():
+    create("jt-push", 1)
+    if os.environ.get("BROKER") == "kafka":
+        # Kafka without a plug-in that takes them does not serve it.
+        tool("broker-api-versions", want=r"PushTelemetry\(72\): UNSUPPORTED")
+        return
+    tool("broker-api-versions", want=r"PushTelemetry\(72\): 0 \[usable: 0\]")
+    tool("client-metrics", "--alter", "--name", "jt-push", "--metrics", "org.apache.kafka.producer.record.", "--interval", 500,
+         "--match", "client_id=jt-push-[0-9],client_software_name=apache-kafka-java", want="Altered client metrics config")
+    programs = [verifiable_producer("jt-push", client) for client in ("jt-push-1", "jt-other")]
+    until("a count of the producer's", lambda: (pushed("kafka_client_producer_record_send_total") or 0) > 20)
+    for program in programs:
+        program.stop()
+    sent = len(programs[0].named("producer_send_success"))
+    count = pushed("kafka_client_producer_record_send_total")
+    assert 20 < count <= sent, f"{count} of {sent}"
+    assert pushed("kafka_client_producer_request_total") is None, "a metric that nobody has subscribed to"
+    tool("client-metrics", "--delete", "--name", "jt-push", want="Deleted client metrics config")
+
+
+def verifiable_producer(topic, client):
+    with tempfile.NamedTemporaryFile("w", suffix=".properties", delete=False) as f:
+        f.write(f"client.id={client}\n")
+    return Program("verifiable-producer", "--topic", topic, "--throughput", 50, "--command-config", f.name)
+
+
+def pushed(name):
+    """What the broker shows of a metric that clients have sent; all of them must be the one client's that was asked for it."""
+    host, port = BOOTSTRAP.split(":")
+    with urllib.request.urlopen(f"http://{host}:{int(port) + 1}/metrics", timeout=10) as page:
+        text = page.read().decode()
+    assert 'client_id="jt-other"' not in "".join(re.findall("^kafka_client_.*", text, re.M)), "metrics of a client that does not match"
+    found = re.search(rf'^{name}{{client_id="jt-push-1",client_instance_id="[^"]+",client_software_name="apache-kafka-java",'
+                      r'client_software_version="[^"]+"[^}]*} (\S+)$', text, re.M)
+    return float(found[1]) if found else None
 
 
 @check("kafka-dump-log: rolled segments and their indexes, batch by batch")
