@@ -203,8 +203,12 @@ impl Broker {
             settled = true;
             match event {
                 Event::Committed { proposal, image } => {
-                    self.publish(io, image.clone());
-                    self.committed(io, proposal, Ok(image.revision));
+                    let revision = image.revision;
+                    // What was committed together has one image, which is published once.
+                    if !Arc::ptr_eq(&self.image, &image) {
+                        self.publish(io, image);
+                    }
+                    self.committed(io, proposal, Ok(revision));
                 }
                 Event::Failed { proposal, error } => self.committed(io, proposal, Err(error.into())),
             }

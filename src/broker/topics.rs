@@ -51,17 +51,9 @@ impl Broker {
     /// Makes this shard's partitions what `image` says.
     pub(super) fn apply_image(&mut self, io: &mut impl Io, image: Arc<ClusterImage>) {
         let old = std::mem::replace(&mut self.image, image.clone());
-        for topic in old.topics() {
-            if image.topic_by_id(topic.id).is_none() {
-                self.remove_topic(io, topic);
-            }
-        }
-        for topic in image.topics() {
-            let same = old.topic_by_id(topic.id).is_some_and(|before| Arc::ptr_eq(before, topic));
-            if !same {
-                self.apply_topic(topic);
-            }
-        }
+        let (removed, changed) = image.changes_since(&old);
+        removed.iter().for_each(|topic| self.remove_topic(io, topic));
+        changed.iter().for_each(|topic| self.apply_topic(topic));
         if old.broker_configs != image.broker_configs {
             self.apply_broker_configs();
         }

@@ -133,6 +133,36 @@ impl ClusterImage {
         self.topics.values()
     }
 
+    /// What a step from `old` to this has removed, and what it has made or changed. Both are walked once, in order: most
+    /// topics are the same object in both.
+    pub fn changes_since(&self, old: &ClusterImage) -> (Vec<Arc<Topic>>, Vec<Arc<Topic>>) {
+        let (mut removed, mut changed) = (Vec::new(), Vec::new());
+        let (mut before, mut after) = (old.topics().peekable(), self.topics().peekable());
+        loop {
+            match (before.peek(), after.peek()) {
+                (Some(was), Some(is)) if was.name == is.name => {
+                    if was.id != is.id {
+                        removed.push(Arc::clone(was));
+                    }
+                    if !Arc::ptr_eq(was, is) {
+                        changed.push(Arc::clone(is));
+                    }
+                    before.next();
+                    after.next();
+                }
+                (Some(was), is) if is.is_none_or(|is| was.name < is.name) => {
+                    removed.push(Arc::clone(was));
+                    before.next();
+                }
+                (_, Some(is)) => {
+                    changed.push(Arc::clone(is));
+                    after.next();
+                }
+                _ => return (removed, changed),
+            }
+        }
+    }
+
     pub fn topic_count(&self) -> usize {
         self.topics.len()
     }
@@ -212,5 +242,42 @@ impl ClusterImage {
             }
         }
         self.directory_counts.retain(|_, count| *count > 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(name: &str, id: u8) -> Topic {
+        Topic { name: name.into(), id: Uuid([id; 16]), partitions: Vec::new(), configs: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_step_from_one_image_to_the_next_is_told() {
+        let mut old = ClusterImage::empty("c", 1);
+        for (name, id) in [("a", 1), ("b", 2), ("d", 4), ("f", 6), ("z", 26)] {
+            old.insert_topic(topic(name, id));
+        }
+        let mut new = old.clone();
+        new.remove_topic(Uuid([1; 16]));
+        new.remove_topic(Uuid([26; 16]));
+        // Deleted and made anew, changed, and new.
+        new.remove_topic(Uuid([4; 16]));
+        new.insert_topic(topic("d", 44));
+        new.replace_topic(topic("f", 6));
+        new.insert_topic(topic("c", 3));
+        let names = |list: Vec<Arc<Topic>>| -> Vec<(String, u8)> {
+            list.iter().map(|topic| (topic.name.to_string(), topic.id.0[0])).collect()
+        };
+        let named = |list: &[(&str, u8)]| -> Vec<(String, u8)> {
+            list.iter().map(|(name, id)| ((*name).to_owned(), *id)).collect()
+        };
+        let (removed, changed) = new.changes_since(&old);
+        assert_eq!(names(removed), named(&[("a", 1), ("d", 4), ("z", 26)]));
+        assert_eq!(names(changed), named(&[("c", 3), ("d", 44), ("f", 6)]));
+        assert_eq!(new.changes_since(&new.clone()), (Vec::new(), Vec::new()));
+        let empty = ClusterImage::empty("c", 1);
+        assert_eq!((new.changes_since(&empty).1.len(), empty.changes_since(&new).0.len()), (4, 4));
     }
 }
