@@ -90,3 +90,66 @@ fn connections_beyond_the_limit_are_told_so() {
         assert!(std::time::Instant::now() < deadline, "the places were not given back");
     }
 }
+
+/// Clients that never come to the end of their headers, or of their body, hold places for so long and no longer.
+#[test]
+fn slow_clients_lose_their_places() {
+    let broker = Broker::with(&["ringlog.http.connections.max=3"]);
+    let host = broker.http;
+    let starts = [
+        "GET /metrics HT".to_owned(),
+        format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\nx-slow: "),
+        format!(
+            "POST /topics/t HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{"
+        ),
+    ];
+    let mut slow: Vec<_> = starts.iter().map(|_| broker.connect()).collect();
+    for (stream, start) in slow.iter_mut().zip(&starts) {
+        stream.write_all(start.as_bytes()).unwrap();
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(90);
+    let mut refused = 0;
+    while broker.get("/health/live").status != 200 {
+        assert!(std::time::Instant::now() < deadline, "they keep their places");
+        refused += 1;
+        // A byte now and then does not make it better.
+        slow.iter_mut().for_each(|stream| drop(stream.write_all(b"x")));
+        std::thread::sleep(std::time::Duration::from_millis(250));
+    }
+    assert!(refused > 0, "all places were taken");
+    for stream in &mut slow[..2] {
+        let reply = Reply::read(stream);
+        assert!(matches!(reply.status, 0 | 408), "{reply:?}");
+    }
+    let reply = Reply::read(&mut slow[2]);
+    assert_eq!((reply.status, reply.code()), (408, 408), "{reply:?}");
+}
+
+/// A script in a name or a record is data in an answer, and a browser takes no answer for a page.
+#[test]
+fn nothing_that_was_sent_comes_back_as_a_page() {
+    let broker = Broker::start();
+    let script = "<script>alert(1)</script>";
+    let encoded = "%3Cscript%3Ealert(1)%3C%2Fscript%3E";
+    for path in [
+        format!("/topics/{encoded}"),
+        format!("/v3/clusters/{encoded}"),
+        format!("/api/topics/{encoded}"),
+        format!("/consumers/{encoded}/instances/{encoded}/records"),
+        format!("/ui/{encoded}"),
+        format!("/metrics?{encoded}"),
+    ] {
+        let reply = broker.call("GET", &path, &[("accept", "text/html")], "");
+        let media = reply.header("content-type").unwrap_or_default();
+        assert!(!media.contains("html") && !media.is_empty(), "{path}: {reply:?}");
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{path}");
+    }
+    let body = format!("{{\"records\":[{{\"value\":\"{script}\"}}]}}");
+    let headers = [("content-type", "application/vnd.kafka.json.v2+json")];
+    assert_eq!(broker.call("POST", "/topics/t", &headers, &body).status, 200);
+    // Nor as a header of an answer.
+    let reply = broker.get("/topics/a%0d%0aset-cookie:%20x=1");
+    assert!(reply.header("set-cookie").is_none(), "{reply:?}");
+    let reply = broker.call("GET", "/v3/clusters", &[("host", "localhost\" onload=\"x")], "");
+    assert!(matches!(reply.status, 400 | 403), "{reply:?}");
+}
