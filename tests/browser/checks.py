@@ -31,6 +31,7 @@ class Suite:
         return [("every page opens, light and dark, and nothing is complained of", self.every_page),
                 ("topics are made, changed, grown, emptied and deleted", self.topics),
                 ("hundreds of topics are searched, sorted and paged", self.many_topics),
+                ("ten thousand topics are no more to a page than ten", self.ten_thousand),
                 ("messages are found by place, time and text", self.messages),
                 ("messages are decoded: JSON, Avro, hex, numbers, tombstones", self.decoding),
                 ("a record produced here is what others read", self.produce),
@@ -205,6 +206,39 @@ class Suite:
         page.tick("internal ones")
         page.type("Find a topic", "consumer_offsets")
         page.shows("__consumer_offsets")
+
+    def ten_thousand(self):
+        """What a page asks for, and what it draws, does not grow with the topics; how long it takes is printed."""
+        names = ",".join(f"m{number:04}:1:1" for number in range(10_000))
+        broker, base = self.start("many", self.broker.port + 20, f"ringlog.create.topics={names}")
+        self.others.append(broker)
+        page = self.page
+        page.until("all topics are there", lambda: "m9999" in self.ringlog("topic", "list", broker=broker))
+        self.ringlog("produce", "m0042", text="one\n", broker=broker)
+        self.ringlog("consume", "m0042", "--group", "readers", "--from", "beginning", "--max-messages", "1", broker=broker)
+        own, page.base = page.base, base
+        try:
+            took = {}
+            for path in PAGES:
+                path = path.replace("orders", "m0042").replace("billing", "readers")
+                began = time.monotonic()
+                page.go(path)
+                took[path or "overview"] = round((time.monotonic() - began) * 1000)
+                sizes = page.run("return performance.getEntriesByType('resource').map((one) => [one.decodedBodySize, one.name])")
+                assert max(sizes)[0] < 250_000, (path, max(sizes))
+                assert page.run("return document.querySelectorAll('main *').length") < 5000, path
+            print("      milliseconds: " + ", ".join(f"{path} {ms}" for path, ms in took.items()))
+            page.go("topics")
+            page.shows("1 to 100 of 10,000")
+            page.click("Records")
+            page.until("the one with records is last or first", lambda: page.rows("Name")[0]["Name"] in ("m0000", "m0042"))
+            page.type("Find a topic", "m777")
+            page.shows("1 to 10 of 10")
+            page.type("Find a topic", "m0042")
+            assert page.until("it is found", lambda: [row["Records"] for row in page.rows("Name")] == ["1"])
+        finally:
+            page.base = own
+            broker.stop()
 
     def messages(self):
         page = self.page
