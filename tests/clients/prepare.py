@@ -71,10 +71,18 @@ def java_tools():
     return _python("java-tools")
 
 
-def java_transactions():
+def _java(program):
     kafka_jars()
     return ["java", "-XX:+UseSerialGC", "-Xmx512M", f"-Dlog4j2.configurationFile={os.path.join(HERE, 'java', 'log4j2.yaml')}",
-            "-cp", os.path.join(LIBS, "*"), os.path.join(HERE, "java", "Transactions.java")]
+            "-cp", os.path.join(LIBS, "*"), os.path.join(HERE, "java", program)]
+
+
+def java_transactions():
+    return _java("Transactions.java")
+
+
+def java_interfaces():
+    return _java("Interfaces.java")
 
 
 def connect():
@@ -151,6 +159,7 @@ def rust_rdkafka():
 CLIENTS = {
     "java-tools": java_tools,
     "java-transactions": java_transactions,
+    "java-interfaces": java_interfaces,
     "connect": connect,
     "kcat": kcat,
     "confluent-kafka": confluent_kafka,
