@@ -178,7 +178,9 @@ fn find_with_epochs(
     outcome: Outcome,
 ) -> Result<Found, ErrorCode> {
     let same = metadata.producer_epoch == producer_epoch;
-    let repeated = i32::from(metadata.producer_epoch) == i32::from(producer_epoch) + 1;
+    // An end by version 1 takes no epoch: whoever has the one before was fenced by it.
+    let repeated = metadata.client_version >= TRANSACTION_VERSION
+        && i32::from(metadata.producer_epoch) == i32::from(producer_epoch) + 1;
     // Its epochs were used up by the end it repeats, and the producer has another id now.
     let repeated_in_last_epoch = metadata.previous_producer_id == producer_id
         && producer_epoch == i16::MAX - 1

@@ -55,6 +55,20 @@ fn an_empty_id_by_version_2() {
 }
 
 #[test]
+fn what_a_successor_of_version_1_ended_is_no_repetition() {
+    let mut world = World::new();
+    let zombie = world.init("id");
+    let successor = world.init("id");
+    assert_eq!(successor.epoch, zombie.epoch + 1);
+    for committed in [true, false] {
+        world.add("id", successor, &[("a", 0)]).unwrap();
+        world.end(4, "id", successor, committed).unwrap();
+        assert_eq!(world.end(5, "id", zombie, committed), Err(ErrorCode::ProducerFenced));
+        assert_eq!(world.end(5, "id", zombie, !committed), Err(ErrorCode::ProducerFenced));
+    }
+}
+
+#[test]
 fn version_1_keeps_its_epoch() {
     let mut world = World::new();
     let producer = world.init("id");
