@@ -1,9 +1,9 @@
 //! A member of a consumer group by the classic protocol: joins, shares the partitions out, fetches, commits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use ringlog::protocol::messages::fetch_request::{FetchPartition, FetchRequest, FetchTopic};
-use ringlog::protocol::messages::fetch_response::FetchResponse;
+use ringlog::protocol::messages::fetch_response::{FetchResponse, PartitionData};
 use ringlog::protocol::messages::find_coordinator_request::FindCoordinatorRequest;
 use ringlog::protocol::messages::find_coordinator_response::FindCoordinatorResponse;
 use ringlog::protocol::messages::heartbeat_request::HeartbeatRequest;
@@ -23,15 +23,23 @@ use ringlog::protocol::messages::sync_group_request::{SyncGroupRequest, SyncGrou
 use ringlog::protocol::messages::sync_group_response::SyncGroupResponse;
 use ringlog::protocol::{ApiKey, Uuid};
 
-use super::clients::{Client, Context, MILLISECOND_NS, records_of};
-use super::history::Place;
+use super::clients::{Client, Context, Entry, MILLISECOND_NS, aborted_of, entries_of};
+use super::history::{Cursor, Place, Role, Topic};
 use super::log_model::{Verdict, ensure};
 use super::sim_io::sim_net::SocketId;
 use super::wire::{Answer, Wire};
 
+/// With so many records in hand it fetches no more.
+const POLLED_MAX: usize = 100;
+
 pub struct Consumer {
     name: String,
     group: String,
+    /// It reads what is committed, and nothing else.
+    committed_only: bool,
+    /// It reads the inputs for somebody who commits its offsets in transactions.
+    processing: bool,
+    polled: VecDeque<Polled>,
     coordinator: Wire,
     data: Wire,
     member: String,
@@ -67,22 +75,30 @@ enum Phase {
     Run,
 }
 
+/// A record that was read, for whoever makes something of it.
+pub struct Polled {
+    pub place: Place,
+    pub topic: String,
+    pub offset: i64,
+}
+
 struct Owned {
     topic: String,
-    position: i64,
+    cursor: Cursor,
     committed: i64,
-    /// The start of the log was asked for: the next records may begin anywhere above the position.
-    reset: bool,
 }
 
 impl Consumer {
-    pub fn new(group: &str, number: u64) -> Consumer {
+    pub fn new(group: &str, number: u64, committed_only: bool) -> Consumer {
         let name = format!("{group}-{number}");
         Consumer {
             coordinator: Wire::new(format!("{name}-c"), 64 << 10),
             data: Wire::new(format!("{name}-d"), 64 << 10),
             name,
             group: group.to_string(),
+            committed_only,
+            processing: false,
+            polled: VecDeque::new(),
             member: String::new(),
             generation: -1,
             life: 0,
@@ -101,6 +117,46 @@ impl Consumer {
             committing: None,
             leave_ns: u64::MAX,
         }
+    }
+
+    /// A member that reads the inputs for a processor.
+    pub fn processing(group: &str, number: u64) -> Consumer {
+        Consumer { processing: true, ..Consumer::new(group, number, true) }
+    }
+
+    /// What it has read and nobody took yet.
+    pub fn has_polled(&self) -> bool {
+        self.phase == Phase::Run && !self.polled.is_empty()
+    }
+
+    pub fn take(&mut self, most: usize) -> Vec<Polled> {
+        let count = most.min(self.polled.len());
+        self.polled.drain(..count).collect()
+    }
+
+    /// As whom it reads: member and generation.
+    pub fn membership(&self) -> (String, i32) {
+        (self.member.clone(), self.generation)
+    }
+
+    /// What was taken came to nothing: it reads again from what is committed.
+    pub fn rewind(&mut self, context: &mut Context) {
+        if self.phase == Phase::Run && !self.owned.is_empty() {
+            self.forget_polled();
+            self.again(context, Phase::Offsets);
+        }
+    }
+
+    /// What was read, and what is being fetched, is of no use any more.
+    fn forget_polled(&mut self) {
+        self.polled.clear();
+        self.round += 1;
+    }
+
+    /// The process is gone.
+    pub fn die(&mut self, context: &mut Context) {
+        self.coordinator.drop_connection(context, true);
+        self.data.drop_connection(context, true);
     }
 
     fn go(&mut self, phase: Phase) {
@@ -203,7 +259,11 @@ impl Consumer {
             topics: Some(topics.collect::<Vec<_>>().into()),
             ..Default::default()
         };
-        let request = OffsetFetchRequest { groups: vec![group].into(), ..Default::default() };
+        let request = OffsetFetchRequest {
+            groups: vec![group].into(),
+            require_stable: self.processing,
+            ..Default::default()
+        };
         self.coordinator.request(context, 8, 0, false, &request);
     }
 
@@ -264,8 +324,9 @@ impl Consumer {
         }
         self.member = response.member_id.to_string();
         // A generation is on disk only when its assignments are: a broker that comes back may count from an earlier one.
-        let back = response.generation_id < self.generation && self.life == context.life && !context.troubled;
-        self.life = context.life;
+        let life = self.coordinator.life();
+        let back = response.generation_id < self.generation && self.life == life && !context.troubled;
+        self.life = life;
         ensure!(!back, "{}: generation {} after {}", self.name, response.generation_id, self.generation);
         self.generation = response.generation_id;
         self.assignments.clear();
@@ -274,7 +335,8 @@ impl Consumer {
             ensure!(!members.is_empty(), "{}: the leader of nobody", self.name);
             self.assignments = members.iter().map(|member| (member.clone(), Vec::new())).collect();
             let mut next = context.rng.index(members.len());
-            for topic in context.history.live() {
+            let read = |topic: &&Topic| !self.processing || topic.role == Role::Input;
+            for topic in context.history.live().filter(read) {
                 for partition in 0..topic.partitions {
                     let assignment = &mut self.assignments[next % members.len()].1;
                     assignment.extend_from_slice(&topic.id.0);
@@ -293,14 +355,14 @@ impl Consumer {
             return self.failed(context, response.error_code);
         }
         self.owned.clear();
-        self.round += 1;
+        self.forget_polled();
         for part in response.assignment.chunks_exact(20) {
             let mut id = [0; 16];
             id.copy_from_slice(&part[..16]);
             let partition = part[16..].first_chunk().map_or(-1, |bytes| i32::from_be_bytes(*bytes));
             if let Some(topic) = context.history.topic(Uuid(id)).filter(|topic| !topic.deleted) {
                 let topic = topic.name.clone();
-                let owned = Owned { topic, position: -1, committed: -1, reset: false };
+                let owned = Owned { topic, cursor: Cursor::at(-1), committed: -1 };
                 self.owned.insert((id, partition), owned);
             }
         }
@@ -319,6 +381,11 @@ impl Consumer {
         let mut found = BTreeMap::new();
         for topic in group.topics.iter() {
             for partition in topic.partitions.iter() {
+                // A transaction with offsets of it is still open.
+                if partition.error_code == 88 && self.processing {
+                    self.again(context, Phase::Offsets);
+                    return Ok(());
+                }
                 ensure!(
                     partition.error_code == 0,
                     "{}: offset of {}: {}",
@@ -340,8 +407,11 @@ impl Consumer {
                 "{}: the committed offset of {place:?} went back from {floor} to {committed}",
                 self.name
             );
+            if self.processing {
+                context.history.got_offset(&self.group, *place, committed)?;
+            }
             owned.committed = committed;
-            owned.position = committed.max(0);
+            owned.cursor = Cursor::at(committed.max(0));
         }
         self.go(Phase::Run);
         self.next_commit_ns = context.in_ms(100, 3_000);
@@ -352,9 +422,9 @@ impl Consumer {
 
     fn commit(&mut self, context: &mut Context) {
         self.next_commit_ns = context.in_ms(100, 3_000);
-        let moved = self.owned.iter().filter(|(_, owned)| owned.position > owned.committed.max(0));
-        let offsets: Vec<(Place, i64)> = moved.map(|(place, owned)| (*place, owned.position)).collect();
-        if offsets.is_empty() || self.committing.is_some() {
+        let moved = self.owned.iter().filter(|(_, owned)| owned.cursor.next > owned.committed.max(0));
+        let offsets: Vec<(Place, i64)> = moved.map(|(place, owned)| (*place, owned.cursor.next)).collect();
+        if offsets.is_empty() || self.committing.is_some() || self.processing {
             return;
         }
         let topics = self.by_topic().into_iter().filter_map(|(topic, places)| {
@@ -444,6 +514,10 @@ impl Consumer {
 
     // ---- fetches ----
 
+    fn may_fetch(&self) -> bool {
+        !self.fetching && !self.owned.is_empty() && self.polled.len() < POLLED_MAX
+    }
+
     fn fetch(&mut self, context: &mut Context) {
         let topics = self.by_topic().into_iter().map(|(topic, places)| FetchTopic {
             topic: topic.into(),
@@ -452,7 +526,7 @@ impl Consumer {
                 .map(|place| FetchPartition {
                     partition: place.1,
                     current_leader_epoch: -1,
-                    fetch_offset: self.owned[place].position,
+                    fetch_offset: self.owned[place].cursor.next,
                     last_fetched_epoch: -1,
                     log_start_offset: -1,
                     partition_max_bytes: 100_000,
@@ -466,6 +540,7 @@ impl Consumer {
             max_wait_ms: *context.rng.pick(&[0, 50, 500]),
             min_bytes: *context.rng.pick(&[0, 1, 10_000]),
             max_bytes: *context.rng.pick(&[1, 5_000, 50 << 20]),
+            isolation_level: i8::from(self.committed_only),
             session_id: 0,
             session_epoch: -1,
             topics: topics.collect::<Vec<_>>().into(),
@@ -478,7 +553,8 @@ impl Consumer {
 
     fn fetched(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
         self.fetching = false;
-        self.next_fetch_ns = context.in_ms(0, 20);
+        let most_ms = if context.finishing { 300 } else { 30 };
+        self.next_fetch_ns = context.in_ms(0, most_ms);
         if self.phase != Phase::Run || answer.tag != self.round {
             return Ok(());
         }
@@ -491,15 +567,8 @@ impl Consumer {
                         && (topic.topic_id.0 == place.0 || topic.topic == self.owned[*place].topic)
                 };
                 let Some(&place) = self.owned.keys().find(named) else { continue };
-                let bytes = partition.records.and_then(|records| records.bytes()).unwrap_or_default();
                 match partition.error_code {
-                    0 => self.records(
-                        context,
-                        place,
-                        partition.high_watermark,
-                        partition.log_start_offset,
-                        bytes,
-                    )?,
+                    0 => self.records(context, place, &partition)?,
                     error => self.fetch_failed(context, place, error, partition.log_start_offset)?,
                 }
             }
@@ -507,25 +576,25 @@ impl Consumer {
         Ok(())
     }
 
-    fn records(
-        &mut self,
-        context: &mut Context,
-        place: Place,
-        high_watermark: i64,
-        log_start: i64,
-        bytes: &[u8],
-    ) -> Verdict {
+    fn records(&mut self, context: &mut Context, place: Place, data: &PartitionData<'_>) -> Verdict {
         let Some(owned) = self.owned.get_mut(&place) else { return Ok(()) };
-        for (offset, value) in records_of(bytes)? {
-            ensure!(offset < high_watermark, "{}: {place:?} {offset} is beyond {high_watermark}", self.name);
-            if offset < owned.position {
-                continue;
+        let bytes = data.records.and_then(|records| records.bytes()).unwrap_or_default();
+        let end = if self.committed_only { data.last_stable_offset } else { data.high_watermark };
+        let found = entries_of(bytes, &aborted_of(data))?;
+        let new = owned.cursor.read(found, data.log_start_offset, end);
+        for Entry { offset, value, aborted } in
+            new.map_err(|error| format!("{}: {place:?}: {error}", self.name))?
+        {
+            let Some(value) = value else { continue };
+            match (self.committed_only, aborted) {
+                (false, _) => context.history.saw(place, offset, value)?,
+                (true, false) => context.history.saw_committed(place, offset, value)?,
+                (true, true) => context.history.left_out(place, offset, value)?,
             }
-            let skipped = offset > owned.position && !owned.reset && owned.position >= log_start;
-            ensure!(!skipped, "poll skip: {} got {place:?} {offset}, {} was next", self.name, owned.position);
-            owned.reset = false;
-            owned.position = offset + 1;
-            context.history.saw(place, offset, value)?;
+            context.history.polled(&self.group, place, offset);
+            if self.processing && !aborted {
+                self.polled.push_back(Polled { place, topic: owned.topic.clone(), offset });
+            }
         }
         Ok(())
     }
@@ -539,15 +608,14 @@ impl Consumer {
             }
             1 => {
                 let end = context.history.known_end(place);
-                let known = owned.position <= end;
+                let known = owned.cursor.next <= end;
                 ensure!(
                     !known,
                     "{}: {place:?} {} is out of range, the log reaches {end}",
                     self.name,
-                    owned.position
+                    owned.cursor.next
                 );
-                owned.position = log_start.max(0);
-                owned.reset = true;
+                owned.cursor = Cursor { next: log_start.max(0), reset: true };
             }
             3 | 5 | 6 | 7 | 56 | 100 => self.next_fetch_ns = context.in_ms(10, 200),
             error => return Err(format!("{}: a fetch of {place:?} answers {error}", self.name)),
@@ -598,8 +666,7 @@ impl Client for Consumer {
         if now >= self.next_commit_ns {
             self.commit(context);
         }
-        if self.data.is_open(context) && !self.fetching && now >= self.next_fetch_ns && !self.owned.is_empty()
-        {
+        if self.data.is_open(context) && now >= self.next_fetch_ns && self.may_fetch() {
             self.fetch(context);
         }
         if now >= self.leave_ns && self.committing.is_none() && !context.finishing {
@@ -612,8 +679,7 @@ impl Client for Consumer {
         let wires = self.coordinator.wake_ns().min(self.data.wake_ns());
         let own = match self.phase {
             Phase::Run => {
-                let fetch =
-                    if self.fetching || self.owned.is_empty() { u64::MAX } else { self.next_fetch_ns };
+                let fetch = if self.may_fetch() { self.next_fetch_ns } else { u64::MAX };
                 fetch.min(self.next_heartbeat_ns).min(self.next_commit_ns)
             }
             _ if self.asked => u64::MAX,
@@ -631,15 +697,15 @@ impl Client for Consumer {
     fn is_done(&self, context: &Context) -> bool {
         let seen = |(place, owned): (&Place, &Owned)| {
             !context.history.is_live(Uuid(place.0))
-                || (owned.position >= context.history.known_end(*place)
-                    && owned.committed.max(0) >= owned.position.min(1))
+                || (owned.cursor.next >= context.history.known_end(*place)
+                    && (self.processing || owned.committed.max(0) >= owned.cursor.next.min(1)))
         };
         self.phase == Phase::Run && self.owned.iter().all(seen)
     }
 
     fn describe(&self) -> String {
         let at: Vec<_> =
-            self.owned.iter().map(|(p, o)| (o.topic.as_str(), p.1, o.position, o.committed)).collect();
+            self.owned.iter().map(|(p, o)| (o.topic.as_str(), p.1, o.cursor.next, o.committed)).collect();
         let out = (self.coordinator.unanswered(), self.data.unanswered());
         format!("{} in {:?}, asked {}, unanswered {out:?}, at {at:?}", self.name, self.phase, self.asked)
     }

@@ -1,20 +1,33 @@
 //! What clients of the whole-broker simulation did and saw, and what must be true of it: the checker. The names of the
-//! faults are those of Jepsen's Kafka workload.
+//! faults are those of Jepsen's Kafka workload. `checker.rs` shows each of them found.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringlog::protocol::Uuid;
 
+use super::clients::Entry;
 use super::log_model::{Verdict, ensure};
 
 /// Topic id and partition.
 pub type Place = ([u8; 16], i32);
+
+/// What a topic is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Anybody writes to it, and it may be deleted.
+    Any,
+    /// Only transactions write to it: what is read of it as committed stays, whatever happens.
+    Input,
+    /// Processors write to it what they make of the inputs.
+    Output,
+}
 
 #[derive(Clone, Debug)]
 pub struct Topic {
     pub name: String,
     pub id: Uuid,
     pub partitions: i32,
+    pub role: Role,
     /// A delete has been asked for; from then on anything may be answered.
     pub deleted: bool,
 }
@@ -27,24 +40,96 @@ pub enum Ack {
     Durable,
 }
 
+/// What a producer knows of the end of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Open,
+    /// A commit was asked for, and the answer is not known.
+    Unknown,
+    Committed,
+    /// It was never asked to be committed, or that was refused.
+    Aborted,
+}
+
+/// The offset that a record was made of, and the group that reads it for that.
+pub type Origin = (String, Place, i64);
+
 /// A record that was sent.
 struct Sent {
     place: Place,
     idempotent: bool,
     attempts: u32,
+    /// Of a transaction, by its number.
+    transaction: Option<usize>,
+    origin: Option<Origin>,
+}
+
+struct Transaction {
+    id: String,
+    outcome: Outcome,
+    values: Vec<u64>,
+    offsets: Vec<(String, Place, i64)>,
+}
+
+/// Where a reader is in a partition.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor {
+    pub next: i64,
+    /// The start of the log was asked for: what comes may begin anywhere above.
+    pub reset: bool,
+}
+
+impl Cursor {
+    pub fn at(next: i64) -> Cursor {
+        Cursor { next, reset: false }
+    }
+
+    /// What is new in the answer to a fetch from here. `end`: nothing may be there from this offset on. A batch comes
+    /// whole, so the answer may begin before.
+    pub fn read(&mut self, found: Vec<Entry>, log_start: i64, end: i64) -> Result<Vec<Entry>, String> {
+        let mut last = -1;
+        let mut new = Vec::new();
+        for entry in found {
+            let Entry { offset, .. } = entry;
+            ensure!(offset > last, "non-monotonic poll: {offset} follows {last}");
+            ensure!(offset < end, "{offset} is beyond {end}");
+            last = offset;
+            if offset < self.next {
+                continue;
+            }
+            let skips = offset > self.next && !self.reset && self.next >= log_start;
+            ensure!(!skips, "poll skip: got {offset}, {} was next", self.next);
+            *self = Cursor::at(offset + 1);
+            new.push(entry);
+        }
+        Ok(new)
+    }
 }
 
 #[derive(Default)]
 pub struct History {
     pub topics: Vec<Topic>,
     sent: BTreeMap<u64, Sent>,
+    transactions: Vec<Transaction>,
     acked: BTreeMap<Place, BTreeMap<i64, (u64, Ack)>>,
     seen: BTreeMap<Place, BTreeMap<i64, u64>>,
+    /// What readers of committed data were given.
+    seen_committed: BTreeSet<u64>,
+    seen_by: BTreeMap<(String, Place), BTreeSet<i64>>,
     committed: BTreeMap<(String, Place), i64>,
+    /// The whole of each log at the end, and what of it is committed.
+    logs: BTreeMap<Place, FinalLog>,
     pub power_cuts: u32,
     pub acks: u64,
     pub reads: u64,
     pub commits: u64,
+}
+
+#[derive(Default)]
+struct FinalLog {
+    start: i64,
+    all: BTreeMap<i64, u64>,
+    committed: BTreeMap<i64, u64>,
 }
 
 impl History {
@@ -60,8 +145,25 @@ impl History {
         self.topic(id).is_some_and(|topic| !topic.deleted)
     }
 
+    fn has_role(&self, place: Place, role: Role) -> bool {
+        self.topic(Uuid(place.0)).is_some_and(|topic| topic.role == role)
+    }
+
+    // ---- writes ----
+
     pub fn sending(&mut self, value: u64, place: Place, idempotent: bool) {
-        self.sent.entry(value).or_insert(Sent { place, idempotent, attempts: 0 }).attempts += 1;
+        let new = Sent { place, idempotent, attempts: 0, transaction: None, origin: None };
+        self.sent.entry(value).or_insert(new).attempts += 1;
+    }
+
+    /// A record of a transaction is about to be sent.
+    pub fn sending_in(&mut self, transaction: usize, value: u64, place: Place, origin: Option<Origin>) {
+        self.sending(value, place, true);
+        let Some(sent) = self.sent.get_mut(&value) else { return };
+        if sent.transaction.is_none() {
+            (sent.transaction, sent.origin) = (Some(transaction), origin);
+            self.transactions[transaction].values.push(value);
+        }
     }
 
     /// A produce was acknowledged; its values lie from `base` on.
@@ -81,6 +183,58 @@ impl History {
         }
         Ok(())
     }
+
+    // ---- transactions ----
+
+    /// A transaction begins; answers its number.
+    pub fn begin(&mut self, id: &str) -> usize {
+        let (values, offsets) = (Vec::new(), Vec::new());
+        self.transactions.push(Transaction { id: id.to_string(), outcome: Outcome::Open, values, offsets });
+        self.transactions.len() - 1
+    }
+
+    /// Offsets are about to be committed as part of a transaction.
+    pub fn offsets_in(&mut self, transaction: usize, offsets: &[(String, Place, i64)]) {
+        self.transactions[transaction].offsets = offsets.to_vec();
+    }
+
+    /// A commit is about to be asked for.
+    pub fn deciding(&mut self, transaction: usize) {
+        let outcome = &mut self.transactions[transaction].outcome;
+        if *outcome == Outcome::Open {
+            *outcome = Outcome::Unknown;
+        }
+    }
+
+    pub fn transaction_committed(&mut self, transaction: usize) {
+        self.transactions[transaction].outcome = Outcome::Committed;
+        for (group, place, offset) in self.transactions[transaction].offsets.clone() {
+            self.committed(&group, place, offset);
+        }
+    }
+
+    /// It is not committed, and never will be; without `surely` only if it was never asked to be.
+    pub fn transaction_aborted(&mut self, transaction: usize, surely: bool) -> Verdict {
+        let Transaction { id, outcome, values, .. } = &mut self.transactions[transaction];
+        if *outcome == Outcome::Unknown && !surely {
+            return Ok(());
+        }
+        *outcome = Outcome::Aborted;
+        let seen = values.iter().find(|value| self.seen_committed.contains(value));
+        ensure!(seen.is_none(), "aborted read: {seen:x?} of {id} was seen as committed");
+        Ok(())
+    }
+
+    fn outcome_of(&self, value: u64) -> Option<Outcome> {
+        let transaction = self.sent.get(&value)?.transaction?;
+        Some(self.transactions[transaction].outcome)
+    }
+
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.transactions.iter().filter(|transaction| transaction.outcome == outcome).count()
+    }
+
+    // ---- reads ----
 
     fn same_as_seen(&self, place: Place, offset: i64, value: u64) -> Verdict {
         let seen = self.seen.get(&place).and_then(|seen| seen.get(&offset));
@@ -108,6 +262,38 @@ impl History {
         Ok(())
     }
 
+    /// A reader of committed data got a record.
+    pub fn saw_committed(&mut self, place: Place, offset: i64, value: u64) -> Verdict {
+        self.saw(place, offset, value)?;
+        self.may_be_committed(place, offset, value)?;
+        self.seen_committed.insert(value);
+        Ok(())
+    }
+
+    fn may_be_committed(&self, place: Place, offset: i64, value: u64) -> Verdict {
+        let outcome = self.outcome_of(value);
+        let may = !matches!(outcome, Some(Outcome::Open | Outcome::Aborted));
+        ensure!(may, "aborted read: {value:x} at {place:?} {offset} is {outcome:?}");
+        Ok(())
+    }
+
+    /// A reader of committed data left a record out, as the broker told it to.
+    pub fn left_out(&mut self, place: Place, offset: i64, value: u64) -> Verdict {
+        self.saw(place, offset, value)?;
+        let outcome = self.outcome_of(value);
+        let may = !matches!(outcome, None | Some(Outcome::Committed));
+        ensure!(
+            may,
+            "lost write: {value:x} at {place:?} {offset} is left out as aborted, and is {outcome:?}"
+        );
+        Ok(())
+    }
+
+    /// A record was handed to a group.
+    pub fn polled(&mut self, group: &str, place: Place, offset: i64) {
+        self.seen_by.entry((group.to_string(), place)).or_default().insert(offset);
+    }
+
     /// The lowest offset that a fetch may answer "out of range" for.
     pub fn known_end(&self, place: Place) -> i64 {
         let seen = self.seen.get(&place).and_then(|seen| seen.last_key_value()).map(|(offset, _)| offset + 1);
@@ -115,6 +301,8 @@ impl History {
             self.acked.get(&place).and_then(|acked| acked.last_key_value()).map(|(offset, _)| offset + 1);
         seen.max(acked).unwrap_or(0)
     }
+
+    // ---- the offsets of groups ----
 
     pub fn committed(&mut self, group: &str, place: Place, offset: i64) {
         let known = self.committed.entry((group.to_string(), place)).or_insert(offset);
@@ -125,6 +313,23 @@ impl History {
     pub fn commit_floor(&self, group: &str, place: Place) -> i64 {
         self.committed.get(&(group.to_string(), place)).copied().unwrap_or(-1)
     }
+
+    /// A group that commits in transactions only was told that this is its offset.
+    pub fn got_offset(&self, group: &str, place: Place, offset: i64) -> Verdict {
+        let of = |transaction: &&Transaction| {
+            let mut offsets = transaction.offsets.iter();
+            offsets.any(|(name, at, committed)| name == group && *at == place && *committed == offset)
+        };
+        let mut found = self.transactions.iter().filter(of).peekable();
+        ensure!(found.peek().is_some() || offset < 0, "{group} never committed {offset} of {place:?}");
+        let may =
+            |transaction: &Transaction| matches!(transaction.outcome, Outcome::Unknown | Outcome::Committed);
+        let fine = offset < 0 || found.any(may);
+        ensure!(fine, "aborted read: {group} is told {offset} of {place:?}, which was not committed");
+        Ok(())
+    }
+
+    // ---- faults ----
 
     /// The power went: what nothing durable stands behind may be gone, and its offsets are free again.
     pub fn power_cut(&mut self) {
@@ -139,12 +344,15 @@ impl History {
         }
     }
 
-    /// `log` is all that a live partition holds, from its start on.
-    pub fn check_log(&self, place: Place, start: i64, log: &[(i64, u64)]) -> Verdict {
+    // ---- the end ----
+
+    /// `log` is all that a live partition holds, from its start on; a marker is an offset without a value.
+    pub fn check_log(&mut self, place: Place, start: i64, log: &[(i64, Option<u64>)]) -> Verdict {
         let mut counts: BTreeMap<u64, u32> = BTreeMap::new();
         let mut last_of: BTreeMap<u64, u64> = BTreeMap::new();
         for (next, &(offset, value)) in (start..).zip(log) {
             ensure!(offset == next, "{place:?}: offset {offset} follows {}", next - 1);
+            let Some(value) = value else { continue };
             let Some(sent) = self.sent.get(&value) else {
                 return Err(format!("{place:?} {offset} holds {value:x}, which nobody sent"));
             };
@@ -164,7 +372,8 @@ impl History {
                 *last = value;
             }
         }
-        let held: BTreeMap<i64, u64> = log.iter().copied().collect();
+        let held: BTreeMap<i64, u64> =
+            log.iter().filter_map(|(offset, value)| Some((*offset, (*value)?))).collect();
         for (offset, (value, ack)) in
             self.acked.get(&place).into_iter().flatten().filter(|(o, _)| **o >= start)
         {
@@ -177,6 +386,107 @@ impl History {
         for (offset, value) in self.seen.get(&place).into_iter().flatten().filter(|(o, _)| **o >= start) {
             let there = held.get(offset);
             ensure!(there == Some(value), "{place:?} {offset} was seen as {value:x}, there is {there:x?}");
+        }
+        self.logs.insert(place, FinalLog { start, all: held, committed: BTreeMap::new() });
+        Ok(())
+    }
+
+    /// `log` is what a reader of committed data gets of a live partition, after [`History::check_log`] had all of it.
+    pub fn check_committed(&mut self, place: Place, log: &[(i64, u64)]) -> Verdict {
+        let committed: BTreeMap<i64, u64> = log.iter().copied().collect();
+        for (&offset, &value) in &committed {
+            self.may_be_committed(place, offset, value)?;
+        }
+        let Some(whole) = self.logs.get(&place) else { return Err(format!("{place:?} was not read")) };
+        for (offset, value) in &whole.all {
+            let there = committed.get(offset);
+            let plain = self.sent.get(value).is_some_and(|sent| sent.transaction.is_none());
+            let same = there.is_none_or(|there| there == value);
+            ensure!(same, "inconsistent offsets: {place:?} {offset} holds {value:x} and {there:x?}");
+            ensure!(
+                there.is_some() || !plain,
+                "lost write: {value:x} at {place:?} {offset} is in no transaction, and not committed"
+            );
+        }
+        let beyond = committed.keys().find(|offset| !whole.all.contains_key(offset));
+        ensure!(
+            beyond.is_none(),
+            "inconsistent offsets: {place:?} {beyond:?} is there for some readers only"
+        );
+        let whole = self.logs.entry(place).or_default();
+        whole.committed = committed;
+        Ok(())
+    }
+
+    /// After all logs: what is true of several of them.
+    pub fn check_all(&self) -> Verdict {
+        self.check_transactions()?;
+        self.check_origins()?;
+        self.check_groups()
+    }
+
+    /// A transaction is there whole or not at all.
+    fn check_transactions(&self) -> Verdict {
+        let committed: BTreeSet<u64> =
+            self.logs.values().flat_map(|log| log.committed.values()).copied().collect();
+        for Transaction { id, outcome, values, .. } in &self.transactions {
+            let kept = values.iter().filter(|value| {
+                let place = self.sent.get(value).map(|sent| sent.place);
+                // Where a log begins later than at its start nobody knows what was before it.
+                place.and_then(|place| self.logs.get(&place)).is_some_and(|log| log.start == 0)
+            });
+            let (there, gone): (Vec<u64>, Vec<u64>) =
+                kept.copied().partition(|value| committed.contains(value));
+            match outcome {
+                Outcome::Committed => {
+                    ensure!(gone.is_empty(), "lost write: {gone:x?} of {id} were committed");
+                }
+                Outcome::Unknown => {
+                    let whole = there.is_empty() || gone.is_empty();
+                    ensure!(whole, "torn transaction of {id}: {there:x?} are there, {gone:x?} are not");
+                }
+                Outcome::Open | Outcome::Aborted => {
+                    ensure!(there.is_empty(), "aborted read: {there:x?} of {id} are {outcome:?}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Each input of a processing group has led to one output.
+    fn check_origins(&self) -> Verdict {
+        let mut made: BTreeMap<&Origin, u64> = BTreeMap::new();
+        for value in self.logs.values().flat_map(|log| log.committed.values()) {
+            let Some(origin) = self.sent.get(value).and_then(|sent| sent.origin.as_ref()) else { continue };
+            if let Some(other) = made.insert(origin, *value) {
+                return Err(format!("duplicate: {origin:?} led to {other:x} and to {value:x}"));
+            }
+        }
+        let groups: BTreeSet<&String> = made.keys().map(|(group, ..)| group).collect();
+        for group in groups {
+            for (place, log) in self.logs.iter().filter(|(place, _)| self.has_role(**place, Role::Input)) {
+                let lost = log.committed.keys().find(|at| !made.contains_key(&(group.clone(), *place, **at)));
+                ensure!(lost.is_none(), "lost write: {place:?} {lost:?} led to nothing in {group}");
+            }
+        }
+        Ok(())
+    }
+
+    /// What a group has committed it has seen.
+    fn check_groups(&self) -> Verdict {
+        for ((group, place), end) in &self.committed {
+            let Some(log) = self.logs.get(place).filter(|_| self.has_role(*place, Role::Input)) else {
+                continue;
+            };
+            let seen = self.seen_by.get(&(group.clone(), *place));
+            let unseen = log
+                .committed
+                .keys()
+                .find(|offset| **offset < *end && !seen.is_some_and(|seen| seen.contains(offset)));
+            ensure!(
+                unseen.is_none(),
+                "unseen: {group} committed {end} of {place:?} and never saw {unseen:?}"
+            );
         }
         Ok(())
     }

@@ -15,8 +15,8 @@ use ringlog::protocol::messages::metadata_request::MetadataRequest;
 use ringlog::protocol::messages::metadata_response::MetadataResponse;
 use ringlog::protocol::{ApiKey, Uuid};
 
-use super::clients::{Client, Context, records_of};
-use super::history::{Place, Topic};
+use super::clients::{Client, Context, aborted_of, entries_of};
+use super::history::{Cursor, Place, Role, Topic};
 use super::log_model::{Verdict, ensure};
 use super::sim_io::sim_net::SocketId;
 use super::wire::{Answer, Wire};
@@ -26,6 +26,8 @@ pub struct Admin {
     wire: Wire,
     next_topic: u32,
     topics_max: u32,
+    /// What the first topics are for; the others are for anybody.
+    roles: Vec<Role>,
     asked: Option<Asked>,
     next_ns: u64,
 }
@@ -37,8 +39,9 @@ enum Asked {
 }
 
 impl Admin {
-    pub fn new(topics_max: u32) -> Admin {
+    pub fn new(topics_max: u32, roles: &[Role]) -> Admin {
         Admin {
+            roles: roles.to_vec(),
             wire: Wire::new("admin".into(), 64 << 10),
             next_topic: 0,
             topics_max,
@@ -50,9 +53,11 @@ impl Admin {
     fn ask(&mut self, context: &mut Context) {
         let live = context.history.live().count();
         let roll = context.rng.below(10);
-        if self.next_topic < self.topics_max && (live == 0 || roll < 4) {
+        let first = live == 0 || (self.next_topic as usize) < self.roles.len();
+        let deletable = context.history.live().filter(|topic| topic.role == Role::Any).count();
+        if self.next_topic < self.topics_max && (first || roll < 4) {
             self.create(context);
-        } else if live > 1 && roll == 9 {
+        } else if live > 1 && deletable > 0 && roll == 9 {
             self.delete(context);
         } else {
             let known = context.history.live().map(|topic| topic.id).collect();
@@ -84,7 +89,8 @@ impl Admin {
     }
 
     fn delete(&mut self, context: &mut Context) {
-        let live: Vec<Uuid> = context.history.live().map(|topic| topic.id).collect();
+        let deletable = context.history.live().filter(|topic| topic.role == Role::Any);
+        let live: Vec<Uuid> = deletable.map(|topic| topic.id).collect();
         let id = *context.rng.pick(&live);
         let found = context.history.topics.iter_mut().find(|topic| topic.id == id);
         found.into_iter().for_each(|topic| topic.deleted = true);
@@ -116,9 +122,11 @@ impl Admin {
         let result = response.topics.first().ok_or("no topic in the answer")?;
         match result.error_code {
             0 => {
-                self.next_topic += 1;
                 ensure!(!result.topic_id.is_zero(), "topic {name} has no id");
-                context.history.topics.push(Topic { name, id: result.topic_id, partitions, deleted: false });
+                let role = self.roles.get(self.next_topic as usize).copied().unwrap_or(Role::Any);
+                let (id, deleted) = (result.topic_id, false);
+                context.history.topics.push(Topic { name, id, partitions, role, deleted });
+                self.next_topic += 1;
             }
             // It exists: an earlier try was done, but not answered. Leave that one.
             36 => self.next_topic += 1,
@@ -354,15 +362,17 @@ fn fetch_topic<'a>(
     FetchTopic { topic: name.into(), topic_id: id, partitions: partitions.collect::<Vec<_>>().into() }
 }
 
-/// Reads every live partition from its start to its end, and hands the logs to the checker.
+/// Reads every live partition from its start to its end, all of it and then what is committed, and hands the logs to the
+/// checker.
 pub struct Verifier {
     wire: Wire,
     left: Vec<(Topic, i32)>,
+    committed_only: bool,
     begun: bool,
     asked: bool,
     start: i64,
-    position: i64,
-    log: Vec<(i64, u64)>,
+    cursor: Cursor,
+    log: Vec<(i64, Option<u64>)>,
 }
 
 impl Verifier {
@@ -371,21 +381,23 @@ impl Verifier {
         Verifier {
             wire,
             left: Vec::new(),
+            committed_only: false,
             begun: false,
             asked: false,
             start: 0,
-            position: 0,
+            cursor: Cursor::at(0),
             log: Vec::new(),
         }
     }
 
     fn ask(&mut self, context: &mut Context) {
         let Some((topic, partition)) = self.left.last() else { return };
-        let topic = fetch_topic(topic.name.clone(), topic.id, *partition..*partition + 1, self.position);
+        let topic = fetch_topic(topic.name.clone(), topic.id, *partition..*partition + 1, self.cursor.next);
         let request = FetchRequest {
             replica_id: -1,
             max_bytes: 50 << 20,
             session_epoch: -1,
+            isolation_level: i8::from(self.committed_only),
             topics: vec![topic].into(),
             ..Default::default()
         };
@@ -403,27 +415,34 @@ impl Verifier {
         let data = found.ok_or("verifier: a fetch without its partition")?;
         match data.error_code {
             0 => {}
-            1 if self.position == 0 && data.log_start_offset > 0 => {
-                (self.start, self.position) = (data.log_start_offset, data.log_start_offset);
+            1 if self.cursor.next == 0 && data.log_start_offset > 0 => {
+                (self.start, self.cursor) = (data.log_start_offset, Cursor::at(data.log_start_offset));
                 return Ok(());
             }
             7 | 6 | 56 => return Ok(()),
             error => return Err(format!("verifier: {} {partition} answers {error}", topic.name)),
         }
         let bytes = data.records.and_then(|records| records.bytes()).unwrap_or_default();
-        for (offset, value) in records_of(bytes)? {
-            if offset >= self.position {
-                self.log.push((offset, value));
-                self.position = offset + 1;
-            }
+        let found = entries_of(bytes, &aborted_of(&data))?;
+        let end = if self.committed_only { data.last_stable_offset } else { data.high_watermark };
+        let new = self.cursor.read(found, data.log_start_offset, end);
+        let new = new.map_err(|error| format!("verifier: {} {partition}: {error}", topic.name))?;
+        let kept = new.iter().filter(|entry| !entry.aborted);
+        self.log.extend(kept.map(|entry| (entry.offset, entry.value)));
+        if self.cursor.next < data.high_watermark {
+            return Ok(());
         }
-        if self.position >= data.high_watermark {
-            context.history.check_log(place, self.start, &self.log)?;
+        let log = std::mem::take(&mut self.log);
+        if self.committed_only {
+            let records = log.iter().filter_map(|(offset, value)| Some((*offset, (*value)?)));
+            context.history.check_committed(place, &records.collect::<Vec<_>>())?;
             self.left.pop();
-            (self.start, self.position) = (0, 0);
-            self.log.clear();
+        } else {
+            context.history.check_log(place, self.start, &log)?;
         }
-        Ok(())
+        self.committed_only = !self.committed_only;
+        (self.start, self.cursor) = (0, Cursor::at(0));
+        if self.left.is_empty() { context.history.check_all() } else { Ok(()) }
     }
 }
 
@@ -460,6 +479,7 @@ impl Client for Verifier {
     }
 
     fn describe(&self) -> String {
-        format!("verifier, {} partitions left, at {}", self.left.len(), self.position)
+        let (left, at, committed) = (self.left.len(), self.cursor.next, self.committed_only);
+        format!("verifier, {left} partitions left, at {at}, committed only {committed}")
     }
 }

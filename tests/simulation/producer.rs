@@ -12,7 +12,7 @@ use ringlog::record::builder::{BatchBuilder, BatchOptions};
 use ringlog::record::compression::Compressor;
 
 use super::clients::{Client, Context};
-use super::history::{Ack, Place};
+use super::history::{Ack, Place, Role};
 use super::log_model::{Verdict, ensure};
 use super::sim_io::sim_net::SocketId;
 use super::wire::{Answer, Wire};
@@ -240,8 +240,10 @@ impl Producer {
     }
 
     fn choose_new(&mut self, context: &mut Context, topics: &mut BTreeMap<[u8; 16], Vec<(Place, usize)>>) {
-        let live: Vec<(String, Uuid, i32)> =
-            context.history.live().map(|topic| (topic.name.clone(), topic.id, topic.partitions)).collect();
+        let live: Vec<(String, Uuid, i32)> = (context.history.live())
+            .filter(|topic| topic.role != Role::Input)
+            .map(|topic| (topic.name.clone(), topic.id, topic.partitions))
+            .collect();
         if live.is_empty() {
             return;
         }

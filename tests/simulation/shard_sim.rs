@@ -1,6 +1,7 @@
 //! The whole broker on one thread: its shards with their mailboxes step on a simulated machine, Kafka clients come over the
 //! simulated network, and the process ends and comes back in every way. What is right is [`History`]'s business.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,19 +20,23 @@ use ringlog::storage::{self, Storage, StorageOptions};
 
 use super::clients::{Client, Context};
 use super::consumer::Consumer;
-use super::history::History;
+use super::history::{History, Outcome, Role};
 use super::log_model::{Verdict, ensure};
 use super::others::{Admin, Garbage, Sleeper, Verifier};
+use super::processor::Processor;
 use super::producer::Producer;
 use super::sim_io::rng::Rng;
 use super::sim_io::sim_disk::DiskFaults;
 use super::sim_io::{Crash, SimIo, SimOptions, SimWaker, SimWorld};
+use super::transactor::Transactor;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Virtual time within which a healthy broker must have answered everything.
 const PATIENCE_NS: u64 = 400 * SECOND_NS;
 /// A client acts at most this often by itself.
 const STEP_NS: u64 = 50_000;
+/// The wall clock is at most so far off, to either side: less than what producers are forgotten after.
+const JUMP_MS_MAX: i64 = 8 * 60 * 60 * 1_000;
 const POOL_BYTES: usize = 48 << 20;
 const ADDRESS: ([u8; 4], u16) = ([10, 0, 0, 1], 9092);
 
@@ -43,6 +48,8 @@ struct Sim {
     pools: Vec<BufferPool>,
     clients: Vec<Box<dyn Client>>,
     wakes: Vec<u64>,
+    /// How far the wall clock is from where it would be.
+    jumped_ms: i64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,20 +60,34 @@ pub struct Counts {
     pub acks: u64,
     pub reads: u64,
     pub commits: u64,
+    /// Committed, aborted, and those whose end nobody knows.
+    pub transactions: [usize; 3],
+    pub jumps: u32,
     pub seconds: u64,
 }
 
 impl Counts {
     pub fn summary(&self) -> String {
-        let Counts { lives, power_cuts, topics, acks, reads, commits, seconds } = self;
+        let Counts { lives, power_cuts, topics, acks, reads, commits, transactions, jumps, seconds } = self;
+        let [committed, aborted, unknown] = transactions;
         format!(
-            "{lives} lives, {power_cuts} power cuts, {topics} topics, {acks} acks, {reads} reads, {commits} commits, {seconds} s"
+            "{lives} lives, {power_cuts} power cuts, {jumps} clock jumps, {topics} topics, {acks} acks, {reads} reads, \
+             {commits} commits, transactions {committed} committed {aborted} aborted {unknown} unknown, {seconds} s"
         )
     }
 }
 
+/// Who the clients are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// Producers, groups, and those that mean harm.
+    Mixed,
+    /// Transactions, their readers, and what else writes beside them.
+    Transactions,
+}
+
 /// One run. Answers the trace hash, or what went wrong.
-pub fn run(seed: u64) -> Result<(u64, Counts), String> {
+pub fn run(workload: Workload, seed: u64) -> Result<(u64, Counts), String> {
     let mut rng = Rng::new(seed ^ 0x0b10_cb10);
     let mut options = SimOptions::default();
     options.net.split = *rng.pick(&[0.0, 0.1, 0.5]);
@@ -88,12 +109,18 @@ pub fn run(seed: u64) -> Result<(u64, Counts), String> {
         finishing: false,
         troubled: false,
         life: 0,
+        jumps: 0,
+        inits: BTreeMap::new(),
+        lost_inits: BTreeMap::new(),
         verbose: std::env::var_os("RINGLOG_SIM_TRACE").is_some(),
     };
     let config = Arc::new(configure(&mut rng, &dirs)?);
     let (shards, pools, clients, wakes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut sim = Sim { context, config, dirs, shards, pools, clients, wakes };
-    sim.add_clients(&mut rng);
+    let mut sim = Sim { context, config, dirs, shards, pools, clients, wakes, jumped_ms: 0 };
+    match workload {
+        Workload::Mixed => sim.add_clients(&mut rng),
+        Workload::Transactions => sim.add_transactions(&mut rng),
+    }
     sim.run()?;
     let history = &sim.context.history;
     let counts = Counts {
@@ -103,6 +130,9 @@ pub fn run(seed: u64) -> Result<(u64, Counts), String> {
         acks: history.acks,
         reads: history.reads,
         commits: history.commits,
+        transactions: [Outcome::Committed, Outcome::Aborted, Outcome::Unknown]
+            .map(|outcome| history.count(outcome)),
+        jumps: sim.context.jumps,
         seconds: sim.context.now_ns() / SECOND_NS,
     };
     Ok((sim.context.world.trace_hash(), counts))
@@ -114,6 +144,11 @@ fn configure(rng: &mut Rng, dirs: &[PathBuf]) -> Result<BrokerConfig, String> {
     settings.add_set(&format!("log.dirs={}", names.join(",")));
     settings.add_set("listeners=PLAINTEXT://10.0.0.1:9092");
     settings.add_set("offsets.topic.num.partitions=3");
+    settings.add_set("transaction.state.log.num.partitions=2");
+    let interval_ms = rng.pick(&[200, 2_000, 10_000]);
+    settings.add_set(&format!("transaction.abort.timed.out.transaction.cleanup.interval.ms={interval_ms}"));
+    // The wall clock jumps, and what was sent before is sent again.
+    settings.add_set(&format!("log.message.timestamp.after.max.ms={}", i64::MAX));
     settings.add_set("auto.create.topics.enable=false");
     settings.add_set(&format!("group.initial.rebalance.delay.ms={}", rng.pick(&[0, 500, 3000])));
     let (config, _) = settings.resolve().map_err(|error| format!("configuration: {error}"))?;
@@ -122,7 +157,7 @@ fn configure(rng: &mut Rng, dirs: &[PathBuf]) -> Result<BrokerConfig, String> {
 
 impl Sim {
     fn add_clients(&mut self, rng: &mut Rng) {
-        self.clients.push(Box::new(Admin::new(rng.range(1, 5) as u32)));
+        self.clients.push(Box::new(Admin::new(rng.range(1, 5) as u32, &[])));
         for number in 0..rng.range(1, 3) {
             let in_flight_max = rng.range(1, 5) as usize;
             let idempotent = rng.chance(0.6);
@@ -131,7 +166,7 @@ impl Sim {
         }
         for number in 0..rng.below(4) {
             let group = format!("group-{}", rng.below(2));
-            self.clients.push(Box::new(Consumer::new(&group, number)));
+            self.clients.push(Box::new(Consumer::new(&group, number, rng.chance(0.3))));
         }
         if rng.chance(0.5) {
             self.clients.push(Box::new(Garbage::new()));
@@ -142,13 +177,45 @@ impl Sim {
         self.wakes = vec![0; self.clients.len()];
     }
 
+    fn add_transactions(&mut self, rng: &mut Rng) {
+        let roles = [Role::Input, Role::Output];
+        self.clients.push(Box::new(Admin::new(rng.range(2, 4) as u32, &roles)));
+        for number in 1..=rng.range(1, 4) {
+            // Some share an id.
+            let id = format!("tx-{}", rng.below(4));
+            self.clients.push(Box::new(Transactor::new(&mut self.context, &id, number, true)));
+        }
+        if rng.chance(0.5) {
+            let (idempotent, acks) = (rng.chance(0.5), *rng.pick(&[1, -1]));
+            self.clients.push(Box::new(Producer::new(20, idempotent, acks, 3)));
+        }
+        for number in 0..rng.below(4) {
+            let group = format!("group-{}", rng.below(2));
+            self.clients.push(Box::new(Consumer::new(&group, number, rng.chance(0.7))));
+        }
+        for number in 0..rng.below(4) {
+            let id = format!("processor-{}", rng.below(3));
+            let processor = Processor::new(&mut self.context, "processors", &id, 10 + number);
+            self.clients.push(Box::new(processor));
+        }
+        self.wakes = vec![0; self.clients.len()];
+    }
+
     fn run(&mut self) -> Verdict {
         self.start()?;
         for _ in 0..self.context.rng.range(1, 4) {
             self.make_trouble();
             let until = self.context.in_ms(10, 15_000);
+            if self.context.rng.chance(0.4) {
+                let jump_ns = self.context.rng.range(self.context.now_ns(), until);
+                self.run_until(jump_ns)?;
+                self.jump();
+            }
             self.run_until(until)?;
             self.end_life()?;
+            if self.context.rng.chance(0.1) {
+                self.jump();
+            }
             self.start()?;
         }
         self.context.finishing = true;
@@ -276,6 +343,15 @@ impl Sim {
                 self.context.troubled = false;
             }
         }
+    }
+
+    /// Moves the wall clock, within what is kept of logs and offsets.
+    fn jump(&mut self) {
+        let rng = &mut self.context.rng;
+        let most_ms = *rng.pick(&[2_000, 60_000, 3_600_000, JUMP_MS_MAX]);
+        let to_ms = rng.range(0, 2 * most_ms as u64) as i64 - most_ms;
+        self.context.world.jump_wall_ms(to_ms - std::mem::replace(&mut self.jumped_ms, to_ms));
+        self.context.jumps += 1;
     }
 
     fn heal(&mut self) {

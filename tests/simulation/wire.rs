@@ -22,6 +22,10 @@ pub struct Wire {
     next_correlation: i32,
     window_bytes: usize,
     retry_at_ns: u64,
+    /// The power cuts before it was connected.
+    power_cuts: u32,
+    /// The life of the broker that it was connected in.
+    life: u32,
 }
 
 struct Waiting {
@@ -70,11 +74,18 @@ impl Wire {
             next_correlation: 1,
             window_bytes,
             retry_at_ns: 0,
+            power_cuts: 0,
+            life: 0,
         }
     }
 
     pub fn socket(&self) -> Option<SocketId> {
         self.socket
+    }
+
+    /// The life of the broker that its answers come from, at the latest.
+    pub fn life(&self) -> u32 {
+        self.life
     }
 
     pub fn unanswered(&self) -> usize {
@@ -130,10 +141,17 @@ impl Wire {
         let Some(socket) = self.socket else {
             if now >= self.retry_at_ns {
                 self.socket = Some(context.world.client_connect(context.address, self.window_bytes));
+                (self.power_cuts, self.life) = (context.history.power_cuts, context.life);
             }
             return Ok(Polled::default());
         };
         let mut polled = Polled::default();
+        if self.power_cuts != context.history.power_cuts {
+            // What was on its way told of records that may be gone with the power.
+            self.drop_connection(context, true);
+            polled.lost = true;
+            return Ok(polled);
+        }
         let state = context.world.client_state(socket);
         if state == ClientState::Connecting {
             return Ok(polled);

@@ -1,0 +1,193 @@
+//! The checker can fail: a history made by hand for each fault that it knows, and one without any.
+
+use ringlog::protocol::Uuid;
+
+use super::clients::Entry;
+use super::history::{Ack, Cursor, History, Outcome, Place, Role, Topic};
+use super::log_model::{Verdict, ensure};
+
+const IN: Place = ([1; 16], 0);
+const OUT: Place = ([2; 16], 0);
+
+/// What the checker has to find, and where.
+type Case = (&'static str, fn(&mut History) -> Verdict);
+
+const CASES: &[Case] = &[
+    ("lost write", |history| {
+        history.sending(1, OUT, true);
+        history.acknowledged(OUT, 0, &[1], Ack::Durable)?;
+        history.check_log(OUT, 0, &[])
+    }),
+    ("lost write", |history| {
+        // Its marker says that it was aborted.
+        let transaction = write(history, "a", 1, OUT)?;
+        history.deciding(transaction);
+        history.transaction_committed(transaction);
+        history.left_out(OUT, 0, 1)
+    }),
+    ("lost write", |history| {
+        let transaction = write(history, "a", 1, OUT)?;
+        history.deciding(transaction);
+        history.transaction_committed(transaction);
+        verify(history, OUT, &[(0, Some(1))], &[])
+    }),
+    ("lost write", |history| {
+        // A plain record that only readers of committed data miss.
+        history.sending(1, OUT, true);
+        verify(history, OUT, &[(0, Some(1))], &[])
+    }),
+    ("lost write", |history| {
+        // The first input led to nothing, the second to an output.
+        process(history, &[(1, 11)])?;
+        verify(history, IN, &[(0, Some(1)), (1, Some(2)), (2, None)], &[(0, 1), (1, 2)])?;
+        verify(history, OUT, &[(0, Some(11)), (1, None)], &[(0, 11)])
+    }),
+    ("duplicate", |history| {
+        history.sending(1, OUT, true);
+        history.check_log(OUT, 0, &[(0, Some(1)), (1, Some(1))])
+    }),
+    ("duplicate", |history| {
+        // Two outputs of one input.
+        process(history, &[(0, 11), (0, 12)])?;
+        verify(history, IN, &[(0, Some(1)), (1, Some(2)), (2, None)], &[(0, 1), (1, 2)])?;
+        verify(history, OUT, &[(0, Some(11)), (1, Some(12)), (2, None)], &[(0, 11), (1, 12)])
+    }),
+    ("aborted read", |history| {
+        write(history, "a", 1, OUT)?;
+        history.saw_committed(OUT, 0, 1)
+    }),
+    ("aborted read", |history| {
+        // The commit was asked for, and it is refused after somebody has seen it.
+        let transaction = write(history, "a", 1, OUT)?;
+        history.deciding(transaction);
+        history.saw_committed(OUT, 0, 1)?;
+        history.transaction_aborted(transaction, true)
+    }),
+    ("aborted read", |history| {
+        let transaction = write(history, "a", 1, OUT)?;
+        history.transaction_aborted(transaction, true)?;
+        verify(history, OUT, &[(0, Some(1)), (1, None)], &[(0, 1)])
+    }),
+    ("aborted read", |history| {
+        // Of an offset that a group was told.
+        let transaction = write(history, "a", 1, OUT)?;
+        history.offsets_in(transaction, &[("group".to_string(), IN, 7)]);
+        history.got_offset("group", IN, 7)
+    }),
+    ("torn transaction", |history| {
+        let transaction = history.begin("a");
+        history.sending_in(transaction, 1, IN, None);
+        history.sending_in(transaction, 2, OUT, None);
+        history.deciding(transaction);
+        verify(history, IN, &[(0, Some(1)), (1, None)], &[(0, 1)])?;
+        verify(history, OUT, &[(0, Some(2)), (1, None)], &[])
+    }),
+    ("unseen", |history| {
+        let transaction = write(history, "a", 1, IN)?;
+        history.deciding(transaction);
+        history.transaction_committed(transaction);
+        history.committed("group", IN, 2);
+        verify(history, IN, &[(0, Some(1)), (1, None)], &[(0, 1)])
+    }),
+    ("poll skip", |_| Cursor::at(3).read(vec![entry(2), entry(4)], 0, 9).map(|_| ())),
+    ("non-monotonic poll", |_| Cursor::at(3).read(vec![entry(3), entry(4), entry(4)], 0, 9).map(|_| ())),
+    ("beyond", |_| Cursor::at(3).read(vec![entry(3)], 0, 3).map(|_| ())),
+    ("non-monotonic send", |history| {
+        history.sending(1, OUT, true);
+        history.sending(2, OUT, true);
+        history.check_log(OUT, 0, &[(0, Some(2)), (1, Some(1))])
+    }),
+    ("inconsistent offsets", |history| {
+        history.sending(1, OUT, true);
+        history.sending(2, OUT, true);
+        history.saw(OUT, 0, 1)?;
+        history.saw(OUT, 0, 2)
+    }),
+    ("inconsistent offsets", |history| {
+        history.sending(1, OUT, true);
+        history.sending(2, OUT, true);
+        history.acknowledged(OUT, 0, &[1], Ack::Written)?;
+        history.acknowledged(OUT, 0, &[2], Ack::Written)
+    }),
+    ("which nobody sent", |history| history.saw(OUT, 0, 1)),
+];
+
+/// Nothing is wrong with it: two inputs, an output of each, a transaction that was aborted, a group that read the inputs.
+fn fine(history: &mut History) -> Verdict {
+    process(history, &[(0, 11), (1, 12)])?;
+    history.transaction_aborted(2, true)?;
+    for (offset, value) in [(0, 1), (1, 2)] {
+        history.saw_committed(IN, offset, value)?;
+        history.polled("readers", IN, offset);
+    }
+    history.committed("readers", IN, 3);
+    history.left_out(OUT, 3, 13)?;
+    verify(history, IN, &[(0, Some(1)), (1, Some(2)), (2, None)], &[(0, 1), (1, 2)])?;
+    let all = [(0, Some(11)), (1, Some(12)), (2, None), (3, Some(13)), (4, None)];
+    verify(history, OUT, &all, &[(0, 11), (1, 12)])?;
+    history.check_all()
+}
+
+/// Answers how many faults were found; an error where one was not, or one that is none.
+pub fn check() -> Result<usize, String> {
+    for (number, (fault, make)) in CASES.iter().enumerate() {
+        let mut history = history();
+        let found = make(&mut history).and_then(|()| history.check_all());
+        let told = found.err().unwrap_or_default();
+        ensure!(told.contains(fault), "case {number}: {fault:?} was not found, but {told:?}");
+    }
+    let mut history = history();
+    fine(&mut history).map_err(|error| format!("nothing is wrong, and yet: {error}"))?;
+    Ok(CASES.len())
+}
+
+fn history() -> History {
+    let mut history = History::default();
+    for (place, role) in [(IN, Role::Input), (OUT, Role::Output)] {
+        let topic =
+            Topic { name: format!("{role:?}"), id: Uuid(place.0), partitions: 1, role, deleted: false };
+        history.topics.push(topic);
+    }
+    history
+}
+
+fn entry(offset: i64) -> Entry {
+    Entry { offset, value: Some(1), aborted: false }
+}
+
+/// A transaction with one acknowledged record at offset 0.
+fn write(history: &mut History, id: &str, value: u64, place: Place) -> Result<usize, String> {
+    let transaction = history.begin(id);
+    history.sending_in(transaction, value, place, None);
+    history.acknowledged(place, 0, &[value], Ack::Durable)?;
+    Ok(transaction)
+}
+
+/// Inputs 1 and 2 at offsets 0 and 1, outputs of these offsets, and an open transaction with 13.
+fn process(history: &mut History, made: &[(i64, u64)]) -> Verdict {
+    let input = history.begin("input");
+    history.sending_in(input, 1, IN, None);
+    history.sending_in(input, 2, IN, None);
+    let output = history.begin("output");
+    for &(offset, value) in made {
+        history.sending_in(output, value, OUT, Some(("group".to_string(), IN, offset)));
+    }
+    for transaction in [input, output] {
+        history.deciding(transaction);
+        history.transaction_committed(transaction);
+    }
+    let open = history.begin("open");
+    history.sending_in(open, 13, OUT, None);
+    ensure!(history.count(Outcome::Committed) == 2, "two are committed");
+    Ok(())
+}
+
+fn verify(
+    history: &mut History,
+    place: Place,
+    all: &[(i64, Option<u64>)],
+    committed: &[(i64, u64)],
+) -> Verdict {
+    history.check_log(place, 0, all)?;
+    history.check_committed(place, committed)
+}

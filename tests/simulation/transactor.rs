@@ -1,0 +1,839 @@
+//! A transactional producer, of transaction version 1 or 2: it commits, aborts, pauses for longer than its transaction may
+//! take and goes on, dies anywhere and comes back under the same transactional id. Several may share an id and fence each
+//! other.
+//!
+//! Strict: to be fenced is an error unless somebody else has had the id, or the transaction may have run out of time.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ringlog::protocol::messages::add_offsets_to_txn_request::AddOffsetsToTxnRequest;
+use ringlog::protocol::messages::add_offsets_to_txn_response::AddOffsetsToTxnResponse;
+use ringlog::protocol::messages::add_partitions_to_txn_request::{
+    AddPartitionsToTxnRequest, AddPartitionsToTxnTopic,
+};
+use ringlog::protocol::messages::add_partitions_to_txn_response::AddPartitionsToTxnResponse;
+use ringlog::protocol::messages::end_txn_request::EndTxnRequest;
+use ringlog::protocol::messages::end_txn_response::EndTxnResponse;
+use ringlog::protocol::messages::find_coordinator_request::FindCoordinatorRequest;
+use ringlog::protocol::messages::find_coordinator_response::FindCoordinatorResponse;
+use ringlog::protocol::messages::init_producer_id_request::InitProducerIdRequest;
+use ringlog::protocol::messages::init_producer_id_response::InitProducerIdResponse;
+use ringlog::protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use ringlog::protocol::messages::produce_response::ProduceResponse;
+use ringlog::protocol::messages::txn_offset_commit_request::{
+    TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
+use ringlog::protocol::messages::txn_offset_commit_response::TxnOffsetCommitResponse;
+use ringlog::protocol::{ApiKey, Records, Uuid};
+use ringlog::record::builder::{BatchBuilder, BatchOptions};
+use ringlog::record::compression::Compressor;
+
+use super::clients::{Client, Context, MILLISECOND_NS};
+use super::history::{Ack, Origin, Outcome, Place, Role};
+use super::log_model::{Verdict, ensure};
+use super::sim_io::sim_net::SocketId;
+use super::wire::{Answer, Wire};
+
+/// For so long a lost InitProducerId may still come to the broker, and fence whoever has the id then.
+const LATE_NS: u64 = 30_000 * MILLISECOND_NS;
+
+pub struct Transactor {
+    wire: Wire,
+    id: String,
+    number: u64,
+    /// Transaction version 2 (KIP-890).
+    epochs: bool,
+    timeout_ms: i32,
+    phase: Phase,
+    asked: bool,
+    /// Nothing is asked before.
+    not_before_ns: u64,
+    /// Producer id and epoch.
+    producer: Option<(i64, i16)>,
+    /// The producer asks for its next epoch, and says who it was (KIP-360).
+    recovers: bool,
+    /// InitProducerId of everybody with this id, as this one asked for what it has.
+    inits: u64,
+    /// Its own since then, the last of them at this count.
+    own_inits: u64,
+    last_init: u64,
+    sequences: BTreeMap<Place, i32>,
+    next_value: u64,
+    next_batch: u64,
+    next_tag: u64,
+    requests: BTreeMap<u64, Vec<(Place, String, u64)>>,
+    running: Option<Running>,
+    /// A transaction of its own making begins without being asked for one.
+    alone: bool,
+    /// What became of the last transaction, until it is taken.
+    ended: Option<Outcome>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The process is gone.
+    Down,
+    Find,
+    Init,
+    Idle,
+    /// AddPartitionsToTxn, transaction version 1.
+    Add,
+    Produce,
+    /// AddOffsetsToTxn, transaction version 1.
+    AddOffsets,
+    Offsets,
+    End,
+}
+
+/// The transaction under way.
+struct Running {
+    /// Its number in the history.
+    number: usize,
+    commits: bool,
+    began_ns: u64,
+    jumps: u32,
+    lanes: BTreeMap<Place, Lane>,
+    offsets: Option<Offsets>,
+    /// An end was asked for and the answer never came.
+    end_lost: bool,
+    /// Records were sent and never answered: their sequence numbers cannot be used again.
+    gaps: bool,
+    /// The process dies, or pauses, when it has asked for this.
+    dies_in: Option<Phase>,
+    pauses_in: Option<Phase>,
+    paused: bool,
+}
+
+#[derive(Default)]
+struct Lane {
+    topic: String,
+    id: Uuid,
+    queue: VecDeque<Batch>,
+}
+
+struct Batch {
+    number: u64,
+    values: Vec<u64>,
+    bytes: Vec<u8>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Queued,
+    Sent,
+    /// To be sent again, once nothing of its lane is out.
+    Failed,
+}
+
+/// What a group's member commits with a transaction.
+#[derive(Clone)]
+pub struct Offsets {
+    pub group: String,
+    pub member: String,
+    pub generation: i32,
+    /// With the topic's name.
+    pub offsets: Vec<(Place, String, i64)>,
+}
+
+/// Records for one partition, each with what it was made of.
+pub struct Load {
+    pub place: Place,
+    pub topic: String,
+    pub origins: Vec<Option<Origin>>,
+}
+
+impl Transactor {
+    pub fn new(context: &mut Context, id: &str, number: u64, alone: bool) -> Transactor {
+        let rng = &mut context.rng;
+        Transactor {
+            wire: Wire::new(format!("{id}-{number}"), 64 << 10),
+            id: id.to_string(),
+            number,
+            epochs: rng.chance(0.6),
+            timeout_ms: *rng.pick(&[1_000, 5_000, 20_000]),
+            phase: Phase::Find,
+            asked: false,
+            not_before_ns: 0,
+            producer: None,
+            recovers: false,
+            inits: 0,
+            own_inits: 0,
+            last_init: 0,
+            sequences: BTreeMap::new(),
+            next_value: number << 32,
+            next_batch: 0,
+            next_tag: 0,
+            requests: BTreeMap::new(),
+            running: None,
+            alone,
+            ended: None,
+        }
+    }
+
+    fn go(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.asked = false;
+    }
+
+    fn again(&mut self, context: &mut Context) {
+        self.asked = false;
+        self.not_before_ns = context.in_ms(10, 300);
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle
+    }
+
+    /// What became of the last transaction, once.
+    pub fn take_ended(&mut self) -> Option<Outcome> {
+        self.ended.take()
+    }
+
+    /// Whether the process stands still; it began to by itself.
+    pub fn is_paused(&self, context: &Context) -> bool {
+        self.pauses() && context.now_ns() < self.not_before_ns
+    }
+
+    pub fn pauses(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.paused)
+    }
+
+    /// Whether whoever runs this is gone with it.
+    pub fn is_down(&self) -> bool {
+        self.phase == Phase::Down
+    }
+
+    // ---- a transaction ----
+
+    /// Begins a transaction of these records and offsets.
+    pub fn begin(&mut self, context: &mut Context, loads: Vec<Load>, offsets: Option<Offsets>) {
+        let number = context.history.begin(&self.id);
+        let mut lanes: BTreeMap<Place, Lane> = BTreeMap::new();
+        for load in loads {
+            let sequence = self.sequences.get(&load.place).copied().unwrap_or(0);
+            self.sequences.insert(load.place, sequence + load.origins.len() as i32);
+            let (values, bytes) = self.batch(context, sequence, load.origins.len());
+            for (value, origin) in values.iter().zip(load.origins) {
+                context.history.sending_in(number, *value, load.place, origin);
+            }
+            self.next_batch += 1;
+            let lane = lanes.entry(load.place).or_default();
+            (lane.topic, lane.id) = (load.topic, Uuid(load.place.0));
+            lane.queue.push_back(Batch { number: self.next_batch, values, bytes, state: State::Queued });
+        }
+        let rng = &mut context.rng;
+        let phases = [Phase::Add, Phase::Produce, Phase::AddOffsets, Phase::Offsets, Phase::End];
+        let wild = !context.finishing;
+        let running = Running {
+            number,
+            commits: context.finishing || rng.chance(0.8),
+            began_ns: context.world.now(),
+            jumps: context.jumps,
+            lanes,
+            offsets,
+            end_lost: false,
+            gaps: false,
+            dies_in: (wild && rng.chance(0.1)).then(|| *rng.pick(&phases)),
+            pauses_in: (wild && rng.chance(0.05)).then(|| *rng.pick(&phases)),
+            paused: false,
+        };
+        self.running = Some(running);
+        self.go(if self.epochs { Phase::Produce } else { Phase::Add });
+    }
+
+    fn batch(&mut self, context: &mut Context, base_sequence: i32, count: usize) -> (Vec<u64>, Vec<u8>) {
+        let (producer_id, producer_epoch) = self.producer.unwrap_or((-1, -1));
+        let options = BatchOptions {
+            producer_id,
+            producer_epoch,
+            base_sequence,
+            transactional: true,
+            ..BatchOptions::default()
+        };
+        let mut builder = BatchBuilder::new(options);
+        let padding = if context.rng.chance(0.05) { context.rng.below(8_000) } else { context.rng.below(40) };
+        let mut values = Vec::new();
+        for _ in 0..count {
+            self.next_value += 1;
+            let mut value = self.next_value.to_be_bytes().to_vec();
+            value.resize(8 + padding as usize, self.next_value as u8);
+            builder.append(context.world.wall_ms(), None, Some(&value), &[]);
+            values.push(self.next_value);
+        }
+        let mut bytes = Vec::new();
+        builder.finish(&mut Compressor::default(), &mut bytes).expect("a batch without compression");
+        (values, bytes)
+    }
+
+    /// A transaction of nothing in particular.
+    fn choose(&mut self, context: &mut Context) {
+        let live: Vec<(String, Uuid, i32)> = (context.history.live())
+            .filter(|topic| topic.role != Role::Output)
+            .map(|topic| (topic.name.clone(), topic.id, topic.partitions))
+            .collect();
+        if live.is_empty() {
+            return self.again(context);
+        }
+        let mut loads = Vec::new();
+        for _ in 0..context.rng.range(1, 6) {
+            let (topic, id, partitions) = context.rng.pick(&live).clone();
+            let place = (id.0, context.rng.below(partitions as u64) as i32);
+            let origins = vec![None; context.rng.range(1, 4) as usize];
+            loads.push(Load { place, topic, origins });
+        }
+        self.begin(context, loads, None);
+    }
+
+    /// The transaction is over for this producer.
+    fn end(&mut self, context: &mut Context, outcome: Outcome) -> Verdict {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        match outcome {
+            Outcome::Committed => context.history.transaction_committed(running.number),
+            _ => context.history.transaction_aborted(running.number, outcome == Outcome::Aborted)?,
+        }
+        self.requests.clear();
+        self.ended = Some(outcome);
+        if context.verbose {
+            eprintln!("{:>14} {} {}: {outcome:?}", context.now_ns(), self.id, self.number);
+        }
+        self.go(Phase::Idle);
+        self.not_before_ns = context.in_ms(0, 200);
+        Ok(())
+    }
+
+    /// The process ends, in whatever it is at.
+    pub fn die(&mut self, context: &mut Context) -> Verdict {
+        if context.verbose {
+            eprintln!("{:>14} {} {} dies in {:?}", context.now_ns(), self.id, self.number, self.phase);
+        }
+        self.note_lost_init(context);
+        self.end(context, Outcome::Unknown)?;
+        if context.rng.chance(0.5) {
+            self.wire.vanish(context);
+        } else {
+            self.wire.drop_connection(context, true);
+        }
+        self.requests.clear();
+        self.producer = None;
+        self.recovers = false;
+        self.go(Phase::Down);
+        self.not_before_ns =
+            if context.rng.chance(0.7) { context.in_ms(50, 1_000) } else { context.in_ms(1_000, 30_000) };
+        Ok(())
+    }
+
+    fn note_lost_init(&self, context: &mut Context) {
+        if self.phase == Phase::Init && self.asked {
+            context.lost_inits.insert(self.id.clone(), context.now_ns());
+        }
+    }
+
+    /// Somebody else has the id now, or the transaction took too long.
+    fn fenced(&mut self, context: &mut Context, by: ApiKey) -> Verdict {
+        let now = context.now_ns();
+        let inits = context.inits.get(&self.id).copied().unwrap_or(0);
+        let others = inits != self.inits + self.own_inits;
+        let late = context.lost_inits.get(&self.id).is_some_and(|lost| now < lost + LATE_NS);
+        let timed_out = self.running.as_ref().is_some_and(|running| {
+            let passed_ms = (now - running.began_ns) / MILLISECOND_NS;
+            passed_ms + 1 >= self.timeout_ms as u64 || running.jumps != context.jumps
+        });
+        ensure!(others || late || timed_out, "{}: fenced by {by:?}, and nobody did it", self.describe());
+        let surely = self.running.as_ref().is_some_and(|running| !running.end_lost);
+        self.end(context, if surely { Outcome::Aborted } else { Outcome::Unknown })?;
+        self.producer = None;
+        self.recovers = false;
+        self.go(Phase::Down);
+        self.not_before_ns = context.in_ms(100, 8_000);
+        Ok(())
+    }
+
+    /// What an error asks for, apart from what only one request knows.
+    fn failed(&mut self, context: &mut Context, api: ApiKey, error: i16) -> Verdict {
+        if context.verbose {
+            eprintln!("{:>14} {} {}: {api:?} answers {error}", context.now_ns(), self.id, self.number);
+        }
+        match error {
+            // Loading, not available, not coordinator, concurrent transactions; timed out, storage.
+            14 | 15 | 16 | 51 | 7 | 56 => self.again(context),
+            47 | 90 => return self.fenced(context, api),
+            error => return Err(format!("{}: {api:?} answers {error}", self.describe())),
+        }
+        Ok(())
+    }
+
+    fn lost(&mut self, context: &mut Context) {
+        self.note_lost_init(context);
+        if let Some(running) = &mut self.running {
+            running.end_lost |= self.phase == Phase::End && self.asked;
+            let batches = running.lanes.values_mut().flat_map(|lane| &mut lane.queue);
+            batches.for_each(|batch| batch.state = State::Queued);
+        }
+        self.requests.clear();
+        self.asked = false;
+        // What was under way on the old connection has come or never will.
+        self.not_before_ns = self.not_before_ns.max(context.in_ms(30, 300));
+    }
+
+    // ---- requests ----
+
+    fn ask(&mut self, context: &mut Context) {
+        self.asked = true;
+        match self.phase {
+            Phase::Down => self.go(Phase::Find),
+            Phase::Find => {
+                let coordinator_keys = vec![self.id.as_str().into()].into();
+                let request = FindCoordinatorRequest { key_type: 1, coordinator_keys, ..Default::default() };
+                self.wire.request(context, 4, 0, false, &request);
+            }
+            Phase::Init => self.ask_init(context),
+            Phase::Idle => {
+                self.asked = false;
+                if context.finishing {
+                    self.not_before_ns = context.in_ms(1_000, 1_000);
+                } else if self.alone {
+                    self.choose(context);
+                }
+            }
+            Phase::Add => self.ask_add(context),
+            Phase::Produce => {
+                self.asked = false;
+                self.produce(context);
+            }
+            Phase::AddOffsets => self.ask_add_offsets(context),
+            Phase::Offsets => self.ask_offsets(context),
+            Phase::End => self.ask_end(context),
+        }
+    }
+
+    fn ask_init(&mut self, context: &mut Context) {
+        let (producer_id, producer_epoch) = self.producer.filter(|_| self.recovers).unwrap_or((-1, -1));
+        let count = context.inits.entry(self.id.clone()).or_default();
+        *count += 1;
+        self.last_init = *count;
+        self.own_inits += 1;
+        let request = InitProducerIdRequest {
+            transactional_id: Some(self.id.as_str().into()),
+            transaction_timeout_ms: self.timeout_ms,
+            producer_id,
+            producer_epoch,
+            ..Default::default()
+        };
+        let version = if self.epochs { 5 } else { 4 };
+        self.wire.request(context, version, 0, false, &request);
+    }
+
+    fn ask_add(&mut self, context: &mut Context) {
+        let (producer_id, producer_epoch) = self.producer.unwrap_or((-1, -1));
+        let Some(running) = &mut self.running else { return };
+        running.lanes.retain(|place, _| context.history.is_live(Uuid(place.0)));
+        let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+        for (place, lane) in &running.lanes {
+            topics.entry(&lane.topic).or_default().push(place.1);
+        }
+        if topics.is_empty() {
+            running.commits = false;
+            return self.go(Phase::End);
+        }
+        let topics = topics.into_iter().map(|(name, partitions)| AddPartitionsToTxnTopic {
+            name: name.into(),
+            partitions: partitions.into(),
+        });
+        let request = AddPartitionsToTxnRequest {
+            v3_and_below_transactional_id: self.id.as_str().into(),
+            v3_and_below_producer_id: producer_id,
+            v3_and_below_producer_epoch: producer_epoch,
+            v3_and_below_topics: topics.collect::<Vec<_>>().into(),
+            ..Default::default()
+        };
+        let version = context.rng.range(2, 3) as i16;
+        self.wire.request(context, version, 0, false, &request);
+    }
+
+    /// The next batch of each lane, or the next phase when there is none left.
+    fn produce(&mut self, context: &mut Context) {
+        let Some(running) = &mut self.running else { return };
+        if !running.commits {
+            // An abort does not wait for what could not be written.
+            running.gaps |= running.lanes.values().any(|lane| !lane.queue.is_empty());
+        }
+        let done = running.lanes.values().all(|lane| lane.queue.is_empty());
+        if done || (!running.commits && self.requests.is_empty() && context.rng.chance(0.5)) {
+            self.requests.clear();
+            let next = match (&running.offsets, running.commits, self.epochs) {
+                (Some(_), true, true) => Phase::Offsets,
+                (Some(_), true, false) => Phase::AddOffsets,
+                _ => Phase::End,
+            };
+            return self.go(next);
+        }
+        let chosen = choose_batches(running);
+        if chosen.is_empty() {
+            return;
+        }
+        let mut topics: BTreeMap<[u8; 16], Vec<(Place, usize)>> = BTreeMap::new();
+        for (place, at) in chosen {
+            topics.entry(place.0).or_default().push((place, at));
+        }
+        let data = topics.values().map(|chosen| {
+            let lane = &running.lanes[&chosen[0].0];
+            let partitions = chosen.iter().map(|(place, at)| PartitionProduceData {
+                index: place.1,
+                records: Some(Records::Bytes(&running.lanes[place].queue[*at].bytes)),
+            });
+            TopicProduceData {
+                name: lane.topic.as_str().into(),
+                topic_id: lane.id,
+                partition_data: partitions.collect::<Vec<_>>().into(),
+            }
+        });
+        let request = ProduceRequest {
+            transactional_id: Some(self.id.as_str().into()),
+            acks: -1,
+            timeout_ms: 30_000,
+            topic_data: data.collect::<Vec<_>>().into(),
+        };
+        let version = if self.epochs { context.rng.range(12, 13) } else { context.rng.range(9, 11) } as i16;
+        self.next_tag += 1;
+        self.wire.request(context, version, self.next_tag, false, &request);
+        let asked = topics.values().flatten().map(|(place, at)| {
+            let lane = &running.lanes[place];
+            (*place, lane.topic.clone(), lane.queue[*at].number)
+        });
+        self.requests.insert(self.next_tag, asked.collect());
+    }
+
+    fn ask_add_offsets(&mut self, context: &mut Context) {
+        let (producer_id, producer_epoch) = self.producer.unwrap_or((-1, -1));
+        let Some(offsets) = self.running.as_ref().and_then(|running| running.offsets.as_ref()) else {
+            return;
+        };
+        let request = AddOffsetsToTxnRequest {
+            transactional_id: self.id.as_str().into(),
+            producer_id,
+            producer_epoch,
+            group_id: offsets.group.as_str().into(),
+        };
+        self.wire.request(context, 3, 0, false, &request);
+    }
+
+    fn ask_offsets(&mut self, context: &mut Context) {
+        let (producer_id, producer_epoch) = self.producer.unwrap_or((-1, -1));
+        let Some(running) = &self.running else { return };
+        let Some(offsets) = &running.offsets else { return };
+        let known: Vec<_> = (offsets.offsets.iter())
+            .map(|(place, _, offset)| (offsets.group.clone(), *place, *offset))
+            .collect();
+        context.history.offsets_in(running.number, &known);
+        let mut topics: BTreeMap<&str, Vec<TxnOffsetCommitRequestPartition<'_>>> = BTreeMap::new();
+        for (place, topic, offset) in &offsets.offsets {
+            topics.entry(topic).or_default().push(TxnOffsetCommitRequestPartition {
+                partition_index: place.1,
+                committed_offset: *offset,
+                committed_leader_epoch: -1,
+                ..Default::default()
+            });
+        }
+        let topics = topics.into_iter().map(|(name, partitions)| TxnOffsetCommitRequestTopic {
+            name: name.into(),
+            partitions: partitions.into(),
+        });
+        let request = TxnOffsetCommitRequest {
+            transactional_id: self.id.as_str().into(),
+            group_id: offsets.group.as_str().into(),
+            producer_id,
+            producer_epoch,
+            generation_id: offsets.generation,
+            member_id: offsets.member.as_str().into(),
+            topics: topics.collect::<Vec<_>>().into(),
+            ..Default::default()
+        };
+        let version = if self.epochs { 5 } else { context.rng.range(3, 4) as i16 };
+        self.wire.request(context, version, 0, false, &request);
+    }
+
+    fn ask_end(&mut self, context: &mut Context) {
+        let (producer_id, producer_epoch) = self.producer.unwrap_or((-1, -1));
+        let Some(running) = &self.running else { return };
+        if running.commits {
+            context.history.deciding(running.number);
+        }
+        let request = EndTxnRequest {
+            transactional_id: self.id.as_str().into(),
+            producer_id,
+            producer_epoch,
+            committed: running.commits,
+        };
+        let version = if self.epochs { 5 } else { context.rng.range(3, 4) as i16 };
+        self.wire.request(context, version, 0, false, &request);
+    }
+
+    // ---- answers ----
+
+    fn answered(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        let api = answer.api;
+        if context.verbose {
+            eprintln!("{:>14} {} {} gets {api:?}", context.now_ns(), self.id, self.number);
+        }
+        match api {
+            ApiKey::FindCoordinator => {
+                let response: FindCoordinatorResponse = answer.read()?;
+                let coordinator = response.coordinators.first().ok_or("no coordinator in the answer")?;
+                match coordinator.error_code {
+                    0 => self.go(Phase::Init),
+                    error => return self.failed(context, api, error),
+                }
+                Ok(())
+            }
+            ApiKey::InitProducerId => {
+                let response: InitProducerIdResponse = answer.read()?;
+                if response.error_code != 0 {
+                    return self.failed(context, api, response.error_code);
+                }
+                self.producer = Some((response.producer_id, response.producer_epoch));
+                (self.inits, self.own_inits) = (self.last_init, 0);
+                self.sequences.clear();
+                self.recovers = false;
+                self.go(Phase::Idle);
+                Ok(())
+            }
+            _ if self.running.is_none() => Ok(()),
+            ApiKey::AddPartitionsToTxn => self.added(context, answer),
+            ApiKey::Produce => self.produced(context, answer),
+            ApiKey::AddOffsetsToTxn => {
+                let response: AddOffsetsToTxnResponse = answer.read()?;
+                match response.error_code {
+                    0 => self.go(Phase::Offsets),
+                    error => return self.failed(context, api, error),
+                }
+                Ok(())
+            }
+            ApiKey::TxnOffsetCommit => self.offsets_committed(context, answer),
+            ApiKey::EndTxn => self.ended(context, answer),
+            _ => Err(format!("{}: an answer of {api:?}", self.describe())),
+        }
+    }
+
+    fn added(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        let response: AddPartitionsToTxnResponse = answer.read()?;
+        let errors = response.results_by_topic_v3_and_below.iter().flat_map(|topic| {
+            let partitions = topic.results_by_partition.iter();
+            partitions.map(|partition| partition.partition_error_code).collect::<Vec<_>>()
+        });
+        // Not attempted: another was the reason.
+        let errors: Vec<i16> = errors.filter(|error| *error != 0 && *error != 55).collect();
+        match errors.first() {
+            None => self.go(Phase::Produce),
+            // A topic that is gone, or not there yet.
+            Some(3) => self.again(context),
+            Some(&error) => return self.failed(context, answer.api, error),
+        }
+        Ok(())
+    }
+
+    fn produced(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        let response: ProduceResponse = answer.read()?;
+        let Some(asked) = self.requests.remove(&answer.tag) else { return Ok(()) };
+        let mut told = Vec::new();
+        for topic in response.responses.iter() {
+            for partition in topic.partition_responses.iter() {
+                let same = |(place, name, _): &&(Place, String, u64)| {
+                    place.1 == partition.index && (place.0 == topic.topic_id.0 || *name == topic.name)
+                };
+                let (place, _, batch) = asked.iter().find(same).ok_or("an answer for what was not sent")?;
+                told.push((*place, *batch, partition.error_code, partition.base_offset));
+            }
+        }
+        ensure!(told.len() == asked.len(), "{}: not all partitions are answered", self.describe());
+        for (place, batch, error, base) in told {
+            if self.phase == Phase::Produce {
+                self.batch_answered(context, place, batch, error, base)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn batch_answered(
+        &mut self,
+        context: &mut Context,
+        place: Place,
+        number: u64,
+        error: i16,
+        base: i64,
+    ) -> Verdict {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let Some(lane) = running.lanes.get_mut(&place) else { return Ok(()) };
+        let Some(at) = lane.queue.iter().position(|batch| batch.number == number) else { return Ok(()) };
+        let waits = lane.queue.iter().any(|batch| batch.state == State::Failed) || at > 0;
+        match error {
+            0 => {
+                let Some(batch) = lane.queue.remove(at) else { return Ok(()) };
+                ensure!(base >= 0, "{}: acknowledged at {base}", self.id);
+                context.history.acknowledged(place, base, &batch.values, Ack::Durable)
+            }
+            _ if !context.history.is_live(lane.id) => {
+                running.lanes.remove(&place);
+                Ok(())
+            }
+            // Out of order, for one before it failed.
+            45 if waits => {
+                lane.queue[at].state = State::Failed;
+                Ok(())
+            }
+            // As elsewhere, and: unknown topic, not leader, not verified yet, a transaction that is still being ended.
+            3 | 5 | 6 | 7 | 14 | 15 | 16 | 19 | 51 | 56 | 100 => {
+                lane.queue[at].state = State::Failed;
+                self.not_before_ns = context.in_ms(5, 100);
+                Ok(())
+            }
+            47 | 90 => self.fenced(context, ApiKey::Produce),
+            error => Err(format!("{}: {place:?} answers {error}", self.describe())),
+        }
+    }
+
+    fn offsets_committed(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        let response: TxnOffsetCommitResponse = answer.read()?;
+        let errors = response.topics.iter().flat_map(|topic| {
+            topic.partitions.iter().map(|partition| partition.error_code).collect::<Vec<_>>()
+        });
+        let errors: Vec<i16> = errors.filter(|error| *error != 0).collect();
+        match errors.first() {
+            None => self.go(Phase::End),
+            // The group has moved on.
+            Some(22 | 25 | 27) => {
+                self.running.iter_mut().for_each(|running| running.commits = false);
+                self.go(Phase::End);
+            }
+            Some(&error) => return self.failed(context, answer.api, error),
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        let response: EndTxnResponse = answer.read()?;
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let commits = running.commits;
+        match response.error_code {
+            0 => {}
+            // Nothing had been added: there is nothing to abort.
+            48 if !commits && !self.epochs => {}
+            // Ended already, by the coordinator.
+            48 if self.epochs => return self.fenced(context, answer.api),
+            7 | 56 => {
+                running.end_lost = true;
+                return self.failed(context, answer.api, response.error_code);
+            }
+            error => return self.failed(context, answer.api, error),
+        }
+        let gaps = running.gaps;
+        self.end(context, if commits { Outcome::Committed } else { Outcome::Aborted })?;
+        if self.epochs {
+            let (producer_id, epoch) = (response.producer_id, response.producer_epoch);
+            let next = self.producer.is_some_and(|(id, old)| id != producer_id || epoch == old + 1);
+            ensure!(next, "{}: {:?} goes on as {producer_id} {epoch}", self.id, self.producer);
+            self.producer = Some((producer_id, epoch));
+            self.sequences.clear();
+        } else if gaps {
+            self.recovers = context.rng.chance(0.7);
+            self.go(Phase::Init);
+        }
+        Ok(())
+    }
+
+    fn waits(&self) -> bool {
+        match self.phase {
+            Phase::Produce => self.running.as_ref().is_some_and(|running| !may_produce(running)),
+            _ => self.asked,
+        }
+    }
+}
+
+/// The first batch of each lane that may go now.
+fn choose_batches(running: &mut Running) -> Vec<(Place, usize)> {
+    let mut chosen = Vec::new();
+    for (place, lane) in &mut running.lanes {
+        if lane.queue.iter().all(|batch| batch.state != State::Sent) {
+            lane.queue.iter_mut().for_each(|batch| batch.state = State::Queued);
+        }
+        let failed = lane.queue.iter().any(|batch| batch.state == State::Failed);
+        let next = lane.queue.iter().position(|batch| batch.state == State::Queued);
+        if let Some(at) = next.filter(|_| !failed) {
+            lane.queue[at].state = State::Sent;
+            chosen.push((*place, at));
+        }
+    }
+    chosen
+}
+
+/// Whether there is something to send, or nothing left to wait for.
+fn may_produce(running: &Running) -> bool {
+    let ready = |lane: &Lane| {
+        let failed = lane.queue.iter().any(|batch| batch.state == State::Failed);
+        let sent = lane.queue.iter().any(|batch| batch.state == State::Sent);
+        let queued = lane.queue.iter().any(|batch| batch.state == State::Queued);
+        (failed && !sent) || (queued && !failed)
+    };
+    running.lanes.values().all(|lane| lane.queue.is_empty()) || running.lanes.values().any(ready)
+}
+
+impl Client for Transactor {
+    fn step(&mut self, context: &mut Context) -> Verdict {
+        if self.is_paused(context) {
+            return Ok(());
+        }
+        self.running.iter_mut().for_each(|running| running.paused = false);
+        let polled = self.wire.poll(context)?;
+        polled.answers.iter().try_for_each(|answer| self.answered(context, answer))?;
+        if polled.lost {
+            self.lost(context);
+        }
+        if !self.wire.is_open(context) || context.now_ns() < self.not_before_ns || self.waits() {
+            return Ok(());
+        }
+        if !context.finishing && context.rng.chance(0.001) {
+            self.wire.drop_connection(context, true);
+            self.lost(context);
+            return Ok(());
+        }
+        let phase = self.phase;
+        self.ask(context);
+        let Some(running) = &mut self.running else { return Ok(()) };
+        if running.dies_in == Some(phase) {
+            return self.die(context);
+        }
+        if running.pauses_in.take_if(|pauses_in| *pauses_in == phase).is_some() {
+            // It hears of nothing until then, and goes on as if nothing had been.
+            let pause_ms = self.timeout_ms as u64;
+            self.not_before_ns = context.in_ms(pause_ms, pause_ms + 15_000);
+            running.paused = true;
+        }
+        Ok(())
+    }
+
+    fn wake_ns(&self) -> u64 {
+        let idle = self.phase == Phase::Idle && !self.alone;
+        let up = self.wire.socket().is_some() && !idle && !self.waits();
+        let own = if up { self.not_before_ns } else { u64::MAX };
+        if self.pauses() { self.not_before_ns } else { own.min(self.wire.wake_ns()) }
+    }
+
+    fn sockets(&self) -> Vec<SocketId> {
+        self.wire.socket().into_iter().collect()
+    }
+
+    fn is_done(&self, _: &Context) -> bool {
+        self.phase == Phase::Idle
+    }
+
+    fn describe(&self) -> String {
+        let running = self.running.as_ref().map(|running| {
+            let left: usize = running.lanes.values().map(|lane| lane.queue.len()).sum();
+            format!("{left} batches left since {}, commits {}", running.began_ns, running.commits)
+        });
+        format!(
+            "{} of {} (epochs {}, {} ms) as {:?} in {:?}, asked {}: {running:?}",
+            self.id, self.number, self.epochs, self.timeout_ms, self.producer, self.phase, self.asked
+        )
+    }
+}
