@@ -27,6 +27,8 @@ use crate::storage::{AckLevel, AppendError, AppendOptions, ReadError, ReadOutcom
 
 /// Bytes of a log read in one step of loading.
 const LOAD_STEP_BYTES: usize = 1024 * 1024;
+/// Bytes that loading goes through in one turn: the shard's clients wait so long.
+const LOAD_TURN_BYTES: usize = 2 * LOAD_STEP_BYTES;
 
 pub struct Coordinator {
     groups: GroupCoordinator,
@@ -37,6 +39,8 @@ pub struct Coordinator {
     owned: BTreeSet<i32>,
     /// Partitions being loaded, and how far.
     loading: BTreeMap<i32, i64>,
+    /// Loading has only stopped for this turn, and waits for nothing.
+    load_more: bool,
     effects: Vec<Effect>,
     seed: u128,
     /// The revision of the image in which a topic was last created.
@@ -54,6 +58,7 @@ impl Coordinator {
             marking: Slab::new(),
             owned: BTreeSet::new(),
             loading: BTreeMap::new(),
+            load_more: false,
             effects: Vec::new(),
         }
     }
@@ -398,18 +403,29 @@ impl Broker {
         self.carry_out(io, effects);
     }
 
-    /// One bounded step of loading each partition.
-    fn load_step(&mut self, io: &mut impl Io) {
-        let Some(coordinator) = &self.coordinator else { return };
+    /// Whether loading goes on in the next turn, without a wait for the disk.
+    pub(super) fn loads_more(&self) -> bool {
+        self.coordinator.as_ref().is_some_and(|coordinator| coordinator.load_more)
+    }
+
+    /// One bounded step of loading, the first partitions first.
+    pub(super) fn load_step(&mut self, io: &mut impl Io) {
+        let Some(coordinator) = &mut self.coordinator else { return };
+        coordinator.load_more = false;
+        let mut left = LOAD_TURN_BYTES;
         let loading: Vec<(i32, i64)> =
             coordinator.loading.iter().map(|(&partition, &next)| (partition, next)).collect();
         for (partition, next) in loading {
             match self.read_internal(io, OFFSETS_TOPIC, partition, next) {
                 Load::More { bytes, next } => {
                     let now = self.group_now();
-                    if let Some(coordinator) = &mut self.coordinator {
-                        coordinator.groups.load_batch(now, partition, &bytes);
-                        coordinator.loading.insert(partition, next);
+                    let Some(coordinator) = &mut self.coordinator else { return };
+                    coordinator.groups.load_batch(now, partition, &bytes);
+                    coordinator.loading.insert(partition, next);
+                    left = left.saturating_sub(bytes.len());
+                    if left == 0 {
+                        coordinator.load_more = true;
+                        return;
                     }
                 }
                 Load::Wait => {}

@@ -435,6 +435,8 @@ impl Broker {
             self.storage.tick(io, self.wall_ms);
             self.coordinator_tick(io);
             self.transactions_tick(io);
+        } else if self.loads_more() {
+            self.load_step(io);
         }
         if self.now_ns >= self.next_timeout_check_ns {
             self.next_timeout_check_ns = self.now_ns + TIMEOUT_CHECK_NS;
@@ -464,7 +466,7 @@ impl Broker {
         let timeouts = if self.gathers.is_empty() { u64::MAX } else { self.next_timeout_check_ns };
         let storage = self.storage.next_deadline().max(self.next_tick_ns);
         let coordinators = self.coordinator_deadline_ns().min(self.transactions_deadline_ns());
-        let coordinator = coordinators.max(self.next_tick_ns);
+        let coordinator = if self.loads_more() { self.now_ns } else { coordinators.max(self.next_tick_ns) };
         fetch.min(timeouts).min(storage).min(coordinator)
     }
 
