@@ -491,6 +491,32 @@ fn tuning_is_checked_planned_applied_and_undone() {
     assert!(tune(&["undo"]).status.success());
     assert_eq!((&*value("proc/sys/vm/swappiness"), &*value("proc/sys/net/core/somaxconn")), ("60", "128"));
     assert!(text(&tune(&["undo"])).contains("nothing was applied") && !record.exists());
+    // With the disk measured around it, the item tells what it did.
+    let data = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let place = data.path().to_str().unwrap();
+    let measured = [
+        "apply",
+        "--only",
+        "swappiness",
+        "--dir",
+        place,
+        "--measure",
+        "--seconds",
+        "0.02",
+        "--file-mib",
+        "8",
+    ];
+    assert!(text(&tune(&measured)).contains("BEFORE"));
+    let told = text(&tune(&["explain", "swappiness"]));
+    assert!(
+        told.contains(&format!("**On this host.** {place}: "))
+            && told.contains("synced writes, 4 KiB, p50: "),
+        "{told}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&text(&tune(&["check", "--only", "swappiness", "--json"]))).unwrap();
+    assert_eq!(json[0]["measured"].as_array().unwrap().len(), 1);
+    assert!(tune(&["undo"]).status.success() && value("proc/sys/vm/swappiness") == "60");
     assert_eq!(tune(&["check", "--only", "swapiness"]).status.code(), Some(2));
     assert!(text(&tune(&["explain", "swappiness"])).contains("vm.swappiness"));
     assert_eq!(tune(&["explain", "no-such-item"]).status.code(), Some(6));

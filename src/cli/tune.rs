@@ -11,6 +11,7 @@ use super::output;
 use crate::io::driver::{Driver, DriverOptions};
 use crate::io::preflight;
 use crate::tune::change::{self, Outcome, Record};
+use crate::tune::effect::{Effect, Effects};
 use crate::tune::measure::{self, Measured};
 use crate::tune::{Host, ITEMS, Report, State, Step, Target, pages};
 
@@ -50,9 +51,15 @@ enum Command {
     Plan,
     /// Change what is not as it should be, and keep the old values; as root
     Apply {
-        /// Measure each --dir before and after
+        /// Measure each --dir before and after each item, and keep what the item did
         #[arg(long)]
         measure: bool,
+        /// With --measure: how long each of six tests takes
+        #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+        seconds: f64,
+        /// With --measure: size of the file that is written and removed
+        #[arg(long, value_name = "MIB", default_value_t = 256)]
+        file_mib: u64,
     },
     /// Put the old values back
     Undo {
@@ -87,13 +94,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
     match &args.command {
         Command::Check { strict } => check(&args, &host, *strict),
         Command::Plan => plan(&args, &host),
-        Command::Apply { measure } => apply(&args, &host, *measure),
+        Command::Apply { measure: false, .. } => apply(&args, &host),
+        Command::Apply { seconds, file_mib, .. } => {
+            apply_measured(&args, &host, &Measure { seconds: *seconds, file_mib: *file_mib, no_keep: true })
+        }
         Command::Undo { force } => undo(&args, &host, *force),
         Command::Measure(options) => {
             let measured = measure_all(&args, options)?;
             if args.json { output::print_json(&measured) } else { Ok(()) }
         }
-        Command::Explain { items } => explain(items),
+        Command::Explain { items } => explain(&args, items),
     }
 }
 
@@ -109,7 +119,14 @@ fn reports(args: &Args, host: &Host) -> Result<Vec<Report>, Failure> {
         (args.only.is_empty() || args.only.iter().any(|only| only == name))
             && !args.skip.iter().any(|skip| skip == name)
     };
-    Ok(ITEMS.iter().filter(|item| wanted(item.name)).map(|item| item.check(host, &target)).collect())
+    let items = ITEMS.iter().filter(|item| wanted(item.name));
+    let mut reports: Vec<Report> = items.map(|item| item.check(host, &target)).collect();
+    effects(args)?.attach(&mut reports);
+    Ok(reports)
+}
+
+fn effects(args: &Args) -> Result<Effects, Failure> {
+    Effects::beside(&args.record).map_err(|error| Failure::file(&args.record, &error))
 }
 
 fn check(args: &Args, host: &Host, strict: bool) -> Result<(), Failure> {
@@ -186,19 +203,47 @@ struct Planned<'a> {
     step: &'a Step,
 }
 
-fn apply(args: &Args, host: &Host, measure: bool) -> Result<(), Failure> {
+fn apply(args: &Args, host: &Host) -> Result<(), Failure> {
     let steps = change::plan(&reports(args, host)?);
-    let options = Measure { seconds: 3.0, file_mib: 256, no_keep: true };
-    let before = if measure { measure_all(args, &options)? } else { Vec::new() };
-    let mut record = open(args)?;
-    let outcomes =
-        change::apply(host, steps, &mut record).map_err(|error| Failure::file(&args.record, &error))?;
+    let outcomes = take(args, host, steps)?;
     report(args, &outcomes, "nothing to change")?;
-    if measure {
-        for (before, after) in before.iter().zip(measure_all(args, &options)?) {
-            print_difference(before, &after)?;
+    problems(&outcomes)
+}
+
+type Steps = Vec<(&'static str, String, Step)>;
+
+fn take(args: &Args, host: &Host, steps: Steps) -> Result<Vec<Outcome>, Failure> {
+    let mut record = open(args)?;
+    change::apply(host, steps, &mut record).map_err(|error| Failure::file(&args.record, &error))
+}
+
+/// Item by item, the disks measured in between: what is after one is before the next.
+fn apply_measured(args: &Args, host: &Host, options: &Measure) -> Result<(), Failure> {
+    let steps = change::plan(&reports(args, host)?);
+    let mut effects = effects(args)?;
+    let mut outcomes = Vec::new();
+    let mut before = if steps.is_empty() { Vec::new() } else { measure_all(args, options)? };
+    for steps in steps.chunk_by(|one, next| one.0 == next.0) {
+        let done = take(args, host, steps.to_vec())?;
+        let changed = done.iter().any(|outcome| outcome.problem.is_none());
+        outcomes.extend(done);
+        if !changed {
+            continue;
         }
+        let after = measure_all(args, options)?;
+        for (before, after) in before.iter().zip(&after) {
+            print_difference(args, steps[0].0, before, after)?;
+            effects.add(Effect {
+                item: steps[0].0.to_owned(),
+                dir: after.dir.clone(),
+                before: before.measured.clone(),
+                after: after.measured.clone(),
+            });
+        }
+        effects.save().map_err(|error| Failure::file(&args.record, &error))?;
+        before = after;
     }
+    report(args, &outcomes, "nothing to change")?;
     problems(&outcomes)
 }
 
@@ -281,41 +326,28 @@ fn measure_all(args: &Args, options: &Measure) -> Result<Vec<OfDir>, Failure> {
     Ok(all)
 }
 
-/// What is shown of a measurement, with how it is written.
-fn rows(measured: &Measured) -> [(&'static str, f64, &'static str); 10] {
-    let (small, batch) = (&measured.synced_4k, &measured.synced_128k);
-    [
-        ("write, 1 MiB x 4", measured.write_bytes_per_second / 1e6, "MB/s"),
-        ("read, 1 MiB x 4", measured.read_bytes_per_second / 1e6, "MB/s"),
-        ("reads, 4 KiB x 32, random", measured.reads_per_second, "/s"),
-        ("writes, 4 KiB x 32, random", measured.writes_per_second, "/s"),
-        ("synced writes, 4 KiB", small.per_second, "/s"),
-        ("synced writes, 4 KiB, p50", small.p50_us, "us"),
-        ("synced writes, 4 KiB, p99", small.p99_us, "us"),
-        ("synced writes, 128 KiB", batch.per_second, "/s"),
-        ("synced writes, 128 KiB, p50", batch.p50_us, "us"),
-        ("synced writes, 128 KiB, p99", batch.p99_us, "us"),
-    ]
-}
-
 fn print_measured(of: &OfDir) -> Result<(), Failure> {
     let mut table = output::table(&[&of.dir.display().to_string(), ">", ""]);
-    for (name, value, unit) in rows(&of.measured) {
+    for (name, value, unit) in of.measured.rows() {
         table.add_row([name, &format!("{value:.0}"), unit]);
     }
     output::print_table(&table)
 }
 
-fn print_difference(before: &OfDir, after: &OfDir) -> Result<(), Failure> {
-    let mut table = output::table(&[&before.dir.display().to_string(), ">BEFORE", ">AFTER", "", ">CHANGE"]);
-    for ((name, old, unit), (_, new, _)) in rows(&before.measured).into_iter().zip(rows(&after.measured)) {
+fn print_difference(args: &Args, item: &str, before: &OfDir, after: &OfDir) -> Result<(), Failure> {
+    if args.json {
+        return Ok(());
+    }
+    let place = format!("{item}, {}", before.dir.display());
+    let mut table = output::table(&[&place, ">BEFORE", ">AFTER", "", ">CHANGE"]);
+    for ((name, old, unit), (_, new, _)) in before.measured.rows().into_iter().zip(after.measured.rows()) {
         let change = format!("{:+.1} %", (new / old - 1.0) * 100.0);
         table.add_row([name, &format!("{old:.0}"), &format!("{new:.0}"), unit, &change]);
     }
     output::print_table(&table)
 }
 
-fn explain(items: &[String]) -> Result<(), Failure> {
+fn explain(args: &Args, items: &[String]) -> Result<(), Failure> {
     if let Some(unknown) = items.iter().find(|name| ITEMS.iter().all(|item| item.name != **name)) {
         return Err(Failure::not_found(format!("no item is named {unknown}")));
     }
@@ -327,5 +359,9 @@ fn explain(items: &[String]) -> Result<(), Failure> {
         return output::print_table(&table);
     }
     let mut wanted = ITEMS.iter().filter(|item| items.iter().any(|name| name == item.name));
-    wanted.try_for_each(|item| output::print(&pages::page(item)))
+    let effects = effects(args)?;
+    wanted.try_for_each(|item| {
+        output::print(&pages::page(item))?;
+        effects.of(item.name).try_for_each(|effect| output::print(&format!("\n**On this host.** {effect}\n")))
+    })
 }

@@ -4,7 +4,7 @@ use super::{Item, Scope, cpu, disk, memory, network, process};
 
 /// Where an effect depends on hardware that the project's machines have not.
 const UNMEASURED: &str = "Not measured on the project's machines, which have no such setting (virtual ones). `ringlog tune \
-    apply --measure DIR` measures it on yours, and keeps what it found beside what it changed.";
+    apply --dir DIR --measure` measures your disks before and after it, and shows with it what it did.";
 
 pub const ITEMS: &[Item] = &[
     Item {
@@ -121,7 +121,7 @@ pub const ITEMS: &[Item] = &[
         what: "The scheduler of each data disk is `none`; `mq-deadline` for disks that spin.",
         why: "The broker writes large aligned blocks, few at a time. A scheduler sorts and delays what an SSD takes as it comes.",
         undo: "Write the old scheduler to `queue/scheduler`.",
-        effect: "Depends on the disk: `ringlog tune apply --only disk-scheduler --measure DIR` says it of yours.",
+        effect: "Depends on the disk: `ringlog tune apply --only disk-scheduler --dir DIR --measure` says it of yours.",
         look: disk::scheduler,
     },
     Item {

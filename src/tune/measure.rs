@@ -61,6 +61,23 @@ impl Measured {
         serde_json::from_slice(&std::fs::read(dir.join(KEPT)).ok()?).ok()
     }
 
+    /// What is shown of it: name, value and unit.
+    pub fn rows(&self) -> [(&'static str, f64, &'static str); 10] {
+        let (small, batch) = (&self.synced_4k, &self.synced_128k);
+        [
+            ("write, 1 MiB x 4", self.write_bytes_per_second / 1e6, "MB/s"),
+            ("read, 1 MiB x 4", self.read_bytes_per_second / 1e6, "MB/s"),
+            ("reads, 4 KiB x 32, random", self.reads_per_second, "/s"),
+            ("writes, 4 KiB x 32, random", self.writes_per_second, "/s"),
+            ("synced writes, 4 KiB", small.per_second, "/s"),
+            ("synced writes, 4 KiB, p50", small.p50_us, "us"),
+            ("synced writes, 4 KiB, p99", small.p99_us, "us"),
+            ("synced writes, 128 KiB", batch.per_second, "/s"),
+            ("synced writes, 128 KiB, p50", batch.p50_us, "us"),
+            ("synced writes, 128 KiB, p99", batch.p99_us, "us"),
+        ]
+    }
+
     pub fn keep(&self, dir: &Path) -> io::Result<()> {
         std::fs::write(dir.join(KEPT), serde_json::to_vec_pretty(self)?)
     }

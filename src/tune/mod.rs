@@ -1,5 +1,5 @@
 //! The host's settings and what they should be: [`check`] looks and changes nothing, [`change`] applies and undoes, [`measure`]
-//! tells what a directory's disk can do. Called by `ringlog tune` and by whoever shows its findings.
+//! tells what a directory's disk can do, [`effect`] what a change did. Called by `ringlog tune` and by whoever shows its findings.
 //!
 //! Each [`Item`] is declared once, with what it is, why it matters and how it is undone; the pages in `tuning/` are made of
 //! the same words ([`pages`]). An item looks at the host through [`Host`], which is a tree of files, so that every judgement
@@ -8,6 +8,7 @@
 pub mod change;
 mod cpu;
 mod disk;
+pub mod effect;
 mod host;
 mod items;
 pub mod measure;
@@ -114,6 +115,8 @@ pub struct Report {
     pub why: &'static str,
     pub undo: &'static str,
     pub effect: &'static str,
+    /// What changing it did on this host, where that was measured.
+    pub measured: Vec<String>,
 }
 
 impl Finding {
@@ -165,6 +168,7 @@ impl Item {
             why: self.why,
             undo: self.undo,
             effect: self.effect,
+            measured: Vec::new(),
         }
     }
 }

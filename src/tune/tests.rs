@@ -431,3 +431,44 @@ fn a_disk_is_measured_and_what_it_did_is_kept() {
     let error = measure::measure(&mut io, "epoll", &missing, |_| {}).unwrap_err();
     assert_eq!(error.0, libc::ENOENT);
 }
+
+#[test]
+fn what_a_change_did_is_kept_with_its_item() {
+    use super::effect::{Effect, Effects};
+    let dir = tempfile::tempdir().unwrap();
+    let record = dir.path().join("deep/applied.json");
+    let measured = |p50_us: f64| measure::Measured {
+        synced_4k: measure::Latency { p50_us, ..Default::default() },
+        ..Default::default()
+    };
+    let effect = |item: &str, after: f64| Effect {
+        item: item.to_owned(),
+        dir: "/data".into(),
+        before: measured(100.0),
+        after: measured(after),
+    };
+    let mut effects = Effects::beside(&record).unwrap();
+    effects.add(effect("swappiness", 50.0));
+    effects.add(effect("disk-merges", 70.0));
+    effects.add(effect("swappiness", 75.0));
+    effects.save().unwrap();
+    let effects = Effects::beside(&record).unwrap();
+    assert_eq!(effects.of("swappiness").collect::<Vec<_>>(), [&effect("swappiness", 75.0)]);
+    let tree = Tree::new(&[("/proc/sys/vm/swappiness", "60")]);
+    let mut reports = check(&tree.host(), &none());
+    effects.attach(&mut reports);
+    for report in &reports {
+        let count = usize::from(matches!(report.item, "swappiness" | "disk-merges"));
+        assert_eq!(report.measured.len(), count, "{}", report.item);
+        if report.item == "swappiness" {
+            let told = "synced writes, 4 KiB, p50: 100 to 75 us (-25.0 %)";
+            assert!(
+                report.measured[0].starts_with("/data: ") && report.measured[0].contains(told),
+                "{:?}",
+                report.measured
+            );
+        }
+    }
+    std::fs::write(record.with_file_name("effects.json"), "not JSON").unwrap();
+    assert!(Effects::beside(&record).is_err());
+}

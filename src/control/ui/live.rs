@@ -14,6 +14,7 @@ use crate::control::cluster::records::now_ms;
 use crate::control::error::ApiError;
 use crate::metrics::{Histogram, HistogramValues, bucket_end_ns};
 use crate::protocol::ApiKey;
+use crate::tune::effect::Effects;
 use crate::tune::measure::Measured;
 use crate::tune::{self, Host, Target};
 
@@ -128,7 +129,12 @@ pub async fn tuning(State(site): State<Arc<Site>>) -> Result<Response, ApiError>
     // Files of /proc and /sys may take their time.
     let look = tokio::task::spawn_blocking(|| {
         let dirs = dirs.into_iter().map(|dir| std::path::absolute(&dir).unwrap_or(dir)).collect();
-        tune::check(&Host::new(Path::new("/")), &Target::broker(dirs))
+        let mut reports = tune::check(&Host::new(Path::new("/")), &Target::broker(dirs));
+        // Without what was measured there is still what was found.
+        if let Ok(effects) = Effects::beside(Path::new(tune::change::RECORD)) {
+            effects.attach(&mut reports);
+        }
+        reports
     });
     let found = tokio::time::timeout(TUNING_WAIT, look).await;
     let found = found.map_err(|_| ApiError::new(408, "The check took too long."))?;

@@ -82,6 +82,7 @@ function explained(report) {
     line('Why', report.why),
     line('Undo', report.undo),
     line('Measured effect', report.effect),
+    ...report.measured.map((text) => line('On this host', text)),
   );
 }
 
