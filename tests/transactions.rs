@@ -120,6 +120,29 @@ fn a_damaged_index_is_made_anew() {
 }
 
 #[test]
+fn an_index_whose_data_never_came_is_made_anew() {
+    // A power cut may leave a file its length and nothing but zeros in it: as an entry, a transaction of producer 0.
+    let mut bench = Bench::new(203, small_segments(), 1);
+    bench.put(Some(0), 2, 50);
+    bench.end(0, false, 2);
+    bench.settle();
+    bench.restart(None);
+    let index = bench.names().into_iter().find(|name| name.ends_with(".txnindex")).unwrap();
+    assert_eq!(index, "00000000000000000000.txnindex");
+    let path = format!("/disk/logs/t-0/{index}");
+    bench.stop();
+    let before = bench.world.with_disk("/disk".as_ref(), |disk| {
+        let bytes = disk.contents(path.as_ref()).unwrap();
+        (0u64..).zip(&bytes).for_each(|(at, byte)| disk.corrupt(path.as_ref(), at, *byte).unwrap());
+        bytes
+    });
+    bench.start();
+    bench.check();
+    let after = bench.world.with_disk("/disk".as_ref(), |disk| disk.contents(path.as_ref()).unwrap());
+    assert_eq!(after, before);
+}
+
+#[test]
 fn markers_that_come_again() {
     let mut bench = Bench::new(2, small_segments(), 1);
     bench.put(Some(0), 1, 5);

@@ -80,7 +80,8 @@ pub fn check(bytes: &[u8], base_offset: i64) -> Result<(), CorruptTransactionInd
     for (slot, chunk) in chunks.iter().enumerate() {
         let valid = AbortedTxn::read(chunk)
             .filter(|txn| txn.last_offset >= base_offset && txn.last_offset > previous)
-            .filter(|txn| (0..=txn.last_offset).contains(&txn.first_offset));
+            // A marker lies behind what it ends; zeros, which a power cut leaves where data never came, do not.
+            .filter(|txn| (0..txn.last_offset).contains(&txn.first_offset));
         previous = valid.ok_or(CorruptTransactionIndex::Entry(slot))?.last_offset;
     }
     Ok(())
@@ -142,6 +143,7 @@ mod tests {
 
     #[test]
     fn damage_shows() {
+        assert_eq!(check(&[0; ENTRY_BYTES], 0), Err(CorruptTransactionIndex::Entry(0)));
         let bytes = index(&[txn(0, 10, 11), txn(5, 15, 12)]);
         assert_eq!(check(&bytes[..40], 0), Err(CorruptTransactionIndex::Length(40)));
         assert_eq!(check(&bytes, 12), Err(CorruptTransactionIndex::Entry(0)), "before the segment");
