@@ -581,6 +581,10 @@ impl Consumer {
         let bytes = data.records.and_then(|records| records.bytes()).unwrap_or_default();
         let end = if self.committed_only { data.last_stable_offset } else { data.high_watermark };
         let found = entries_of(bytes, &aborted_of(data))?;
+        if context.verbose {
+            let (name, aborted) = (&self.name, aborted_of(data));
+            eprintln!("{name} reads {place:?} from {}: {found:x?}, aborted {aborted:?}", owned.cursor.next);
+        }
         let new = owned.cursor.read(found, data.log_start_offset, end);
         for Entry { offset, value, aborted } in
             new.map_err(|error| format!("{}: {place:?}: {error}", self.name))?

@@ -218,6 +218,13 @@ impl Transactor {
                 context.history.sending_in(number, *value, load.place, origin);
             }
             self.next_batch += 1;
+            if context.verbose {
+                let (now, id, place) = (context.now_ns(), &self.id, load.place);
+                eprintln!(
+                    "{now:>14} {id} {} puts {values:x?} to {place:?} as {:?}",
+                    self.number, self.producer
+                );
+            }
             let lane = lanes.entry(load.place).or_default();
             (lane.topic, lane.id) = (load.topic, Uuid(load.place.0));
             lane.queue.push_back(Batch { number: self.next_batch, values, bytes, state: State::Queued });
@@ -670,6 +677,14 @@ impl Transactor {
             0 => {
                 let Some(batch) = lane.queue.remove(at) else { return Ok(()) };
                 ensure!(base >= 0, "{}: acknowledged at {base}", self.id);
+                if context.verbose {
+                    eprintln!(
+                        "{:>14} {} {:x?} lie at {base} of {place:?}",
+                        context.world.now(),
+                        self.id,
+                        batch.values
+                    );
+                }
                 context.history.acknowledged(place, base, &batch.values, Ack::Durable)
             }
             _ if !context.history.is_live(lane.id) => {
