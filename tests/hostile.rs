@@ -244,6 +244,20 @@ fn an_address_has_its_share_of_the_connections() {
 }
 
 #[test]
+fn limits_of_connections_may_change_at_run_time() {
+    let broker = Broker::start(&[]);
+    let mut streams: Vec<TcpStream> = (0..3).map(|_| broker.connect()).collect();
+    streams.iter_mut().for_each(ask);
+    // What changes it is a connection, too.
+    let alter = ["config", "alter", "--broker", "default", "--bootstrap", &broker.address];
+    let altered =
+        Command::new(BINARY).args(alter).args(["--config", "max.connections.per.ip=3"]).output().unwrap();
+    assert!(altered.status.success(), "{}", String::from_utf8_lossy(&altered.stderr));
+    is_closed(&mut broker.connect());
+    streams.iter_mut().for_each(ask);
+}
+
+#[test]
 fn idle_connections_cost_little() {
     const IDLE: usize = 2000;
     let broker = Broker::start(&[]);

@@ -11,7 +11,7 @@ use crate::io::Io;
 use crate::metadata::placement::shard_of;
 use crate::metadata::{ClusterImage, Topic};
 use crate::protocol::ErrorCode;
-use crate::storage::{LogId, StorageError, TopicPartition};
+use crate::storage::{CleanerOptions, LogId, StorageError, TopicPartition};
 
 impl Broker {
     pub(super) fn open_logs(&mut self, io: &mut impl Io) -> Result<(), StorageError> {
@@ -92,6 +92,15 @@ impl Broker {
             self.config.with_dynamic(image.default_broker_config(), image.broker_config(image.node_id));
         self.config = Arc::new(config);
         image.topics().for_each(|topic| self.apply_topic(topic));
+    }
+
+    /// Its configuration now, with what clients have set.
+    pub fn config(&self) -> &Arc<BrokerConfig> {
+        &self.config
+    }
+
+    pub fn configure_storage(&mut self, cleaner: CleanerOptions, producer_id_expiration_ms: i64) {
+        self.storage.configure(cleaner, producer_id_expiration_ms);
     }
 
     fn remove_topic(&mut self, io: &mut impl Io, topic: &Arc<Topic>) {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, ToSocketAddrs};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config::SocketConfig;
 
@@ -13,17 +13,26 @@ const OTHER_FILES: usize = 4096;
 
 #[derive(Debug)]
 pub struct ConnectionQuota {
+    /// As far as the descriptors go that this process may have open.
+    files_max: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    limits: Limits,
+    /// Counts the configurations that were to be taken over.
+    configured: u64,
+    all: usize,
+    by_ip: BTreeMap<IpAddr, usize>,
+}
+
+#[derive(Debug, Default)]
+struct Limits {
     max: usize,
     max_per_ip: usize,
     /// Addresses with a limit of their own.
     overrides: BTreeMap<IpAddr, usize>,
-    open: Mutex<Open>,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    all: usize,
-    by_ip: BTreeMap<IpAddr, usize>,
 }
 
 /// Which limit is reached.
@@ -34,41 +43,48 @@ pub enum Full {
 }
 
 impl ConnectionQuota {
-    /// What is configured, as far as the descriptors go that this process may have open.
+    /// Looks names up, at start.
     pub fn new(config: &SocketConfig, open_files_max: u64) -> ConnectionQuota {
         let files = usize::try_from(open_files_max).unwrap_or(usize::MAX);
         let files_max = files.saturating_sub(OTHER_FILES).max(files / 2);
-        let mut overrides = BTreeMap::new();
-        for (host, &max) in &config.max_connections_per_ip_overrides {
-            let addresses = (host.trim_matches(['[', ']']), 0).to_socket_addrs();
-            match addresses {
-                Ok(addresses) => {
-                    overrides.extend(addresses.map(|address| (address.ip().to_canonical(), max)))
-                }
-                Err(error) => {
-                    tracing::warn!(host, %error, "max.connections.per.ip.overrides names an unknown host");
-                }
+        let limits = limits(config, files_max);
+        ConnectionQuota { files_max, state: Mutex::new(State { limits, ..State::default() }) }
+    }
+
+    /// Takes over what has been set since. Connections that are open stay. Where names have to be looked up, which may take
+    /// its time, a thread of its own does it.
+    pub fn configure(self: &Arc<ConnectionQuota>, config: &SocketConfig) {
+        let mut state = self.lock();
+        state.configured += 1;
+        let number = state.configured;
+        if config.max_connections_per_ip_overrides.keys().all(|host| address(host).is_some()) {
+            state.limits = limits(config, self.files_max);
+            return;
+        }
+        drop(state);
+        let (quota, config) = (self.clone(), config.clone());
+        std::thread::spawn(move || {
+            let limits = limits(&config, quota.files_max);
+            let mut state = quota.lock();
+            // What was set later may have been found earlier.
+            if state.configured == number {
+                state.limits = limits;
             }
-        }
-        ConnectionQuota {
-            max: config.max_connections.min(files_max),
-            max_per_ip: config.max_connections_per_ip,
-            overrides,
-            open: Mutex::default(),
-        }
+        });
     }
 
     pub fn max(&self) -> usize {
-        self.max
+        self.lock().limits.max
     }
 
     /// Counts one more connection, if the limits allow it.
     pub fn open(&self, ip: Option<IpAddr>) -> Result<(), Full> {
         let ip = ip.map(|ip| ip.to_canonical());
-        let max_of_ip = ip.and_then(|ip| self.overrides.get(&ip)).copied().unwrap_or(self.max_per_ip);
         let mut open = self.lock();
-        if open.all >= self.max {
-            return Err(Full::Broker { max: self.max });
+        let limits = &open.limits;
+        let max_of_ip = ip.and_then(|ip| limits.overrides.get(&ip)).copied().unwrap_or(limits.max_per_ip);
+        if open.all >= limits.max {
+            return Err(Full::Broker { max: limits.max });
         }
         if let Some(ip) = ip {
             let count = open.by_ip.get(&ip).copied().unwrap_or(0);
@@ -91,9 +107,34 @@ impl ConnectionQuota {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn limits(config: &SocketConfig, files_max: usize) -> Limits {
+    let mut overrides = BTreeMap::new();
+    for (host, &max) in &config.max_connections_per_ip_overrides {
+        if let Some(address) = address(host) {
+            overrides.insert(address.to_canonical(), max);
+            continue;
+        }
+        match (host.as_str(), 0).to_socket_addrs() {
+            Ok(found) => overrides.extend(found.map(|found| (found.ip().to_canonical(), max))),
+            Err(error) => {
+                tracing::warn!(host, %error, "max.connections.per.ip.overrides names an unknown host");
+            }
+        }
+    }
+    Limits {
+        max: config.max_connections.min(files_max),
+        max_per_ip: config.max_connections_per_ip,
+        overrides,
+    }
+}
+
+fn address(host: &str) -> Option<IpAddr> {
+    host.trim_matches(['[', ']']).parse().ok()
 }
 
 #[cfg(test)]
@@ -129,6 +170,24 @@ mod tests {
         quota.close(ip("10.0.0.9"));
         assert!(quota.lock().by_ip.is_empty());
         assert_eq!(quota.lock().all, 0);
+    }
+
+    #[test]
+    fn limits_may_change() {
+        let quota = Arc::new(quota(3, 3, &[]));
+        (0..2).for_each(|_| assert_eq!(quota.open(ip("10.0.0.1")), Ok(())));
+        let mut config = crate::config::BrokerConfig::default().sockets;
+        (config.max_connections, config.max_connections_per_ip) = (100, 1);
+        quota.configure(&config);
+        assert_eq!(quota.open(ip("10.0.0.1")), Err(Full::Address { max: 1 }));
+        // Every system knows this name.
+        config.max_connections_per_ip_overrides = BTreeMap::from([("localhost".to_owned(), 0)]);
+        quota.configure(&config);
+        while quota.lock().limits.overrides.is_empty() {
+            std::thread::yield_now();
+        }
+        assert_eq!(quota.open(ip("127.0.0.1")), Err(Full::Address { max: 0 }));
+        assert_eq!(quota.open(ip("10.0.0.2")), Ok(()));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::metadata::nodes::SHARD_ID_STEP;
 use crate::metadata::{ClusterImage, Embedded, OpenOptions, Opened};
 use crate::metrics::ShardMetrics;
 use crate::protocol::Uuid;
-use crate::storage::{self, CleanerOptions, Storage, StorageOptions};
+use crate::storage::{self, Storage, StorageOptions};
 use crate::tune::measure::Measured;
 
 use balance::Balance;
@@ -98,7 +98,7 @@ struct Plan {
     pin: bool,
     machine: Machine,
     memory_bytes: usize,
-    cleaner_bytes_per_second: f64,
+    disks: Arc<[Measured]>,
     connections: Arc<ConnectionQuota>,
     balance: Arc<Balance>,
     seed: u128,
@@ -138,7 +138,7 @@ impl Server {
         let Share { shards, pin, memory_bytes } = machine.share(&config);
         let (driver, open_files_max) = preflight(&config, memory_bytes)?;
         let plan = Arc::new(Plan {
-            cleaner_bytes_per_second: share::cleaner_bytes_per_second(&config, &measured(&config)),
+            disks: measured(&config).into(),
             connections: Arc::new(ConnectionQuota::new(&config.sockets, open_files_max)),
             balance: Arc::new(Balance::new(shards, config.routing)),
             config: Arc::new(config),
@@ -522,12 +522,7 @@ fn storage_options(plan: &Plan, shard: usize) -> StorageOptions {
     options.flush_interval_ms = storage.flush_interval_ms as i64;
     options.retention_check_interval_ms = storage.retention_check_interval_ms as i64;
     options.producer_id_expiration_ms = config.transactions.producer_id_expiration_ms;
-    options.cleaner = CleanerOptions {
-        enable: storage.cleaner_enable,
-        backoff_ms: storage.cleaner_backoff_ms as i64,
-        dedupe_buffer_bytes: storage.cleaner_dedupe_buffer_bytes as usize / plan.shards,
-        io_max_bytes_per_second: plan.cleaner_bytes_per_second / plan.shards as f64,
-    };
+    // The cleaner's are set at the first turn, with what clients have set at run time.
     options
 }
 
@@ -544,6 +539,8 @@ fn limits(plan: &Plan) -> ShardLimits {
             .queued_max_request_bytes
             .map_or(plan.memory_bytes / 2, |bytes| bytes as usize)
             / plan.shards,
+        disks: Some(plan.disks.clone()),
+        shards: plan.shards,
         idle_ns: sockets.connections_max_idle_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000)),
     }
 }

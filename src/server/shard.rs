@@ -5,6 +5,7 @@
 
 mod accept; // how connections come
 mod calls; // what the control thread asks
+mod dynamic; // what is configured while it runs
 
 use std::sync::Arc;
 
@@ -20,11 +21,13 @@ use super::mailbox::Mailbox;
 use super::token::{Kind, Owner, Token};
 use crate::broker::Broker;
 use crate::broker::request::{Head, Reply, Request, RequestId, Response};
+use crate::config::BrokerConfig;
 use crate::io::buffer::Received;
 use crate::io::{Completion, Errno, Handle, Io, Op, Payload};
 use crate::metrics::ShardMetrics;
 use crate::protocol::frame::{LENGTH_BYTES, RequestHeader};
 use crate::protocol::reader::Reader;
+use crate::tune::measure::Measured;
 
 /// Pieces of mail taken in one turn, so that a busy peer cannot keep the sockets waiting.
 const MAIL_A_TURN: usize = 256;
@@ -49,6 +52,9 @@ pub struct ShardLimits {
     pub input_bytes_max: usize,
     /// Idle longer than this a connection is closed.
     pub idle_ns: u64,
+    /// What their measurement said of the disks; `None`: storage keeps the settings it was given.
+    pub disks: Option<Arc<[Measured]>>,
+    pub shards: usize,
 }
 
 pub struct Shard<I: Io> {
@@ -68,6 +74,8 @@ pub struct Shard<I: Io> {
     stopping: bool,
     /// Until when a stop waits for connections to end.
     stop_linger_ns: u64,
+    /// The configuration that was taken over last.
+    followed: Option<Arc<BrokerConfig>>,
     /// What the control thread asks.
     calls: Option<Calls>,
     clients: Clients,
@@ -98,6 +106,7 @@ impl<I: Io> Shard<I> {
             done: Vec::new(),
             stopping: false,
             stop_linger_ns: 0,
+            followed: None,
             calls: None,
             clients: Clients::default(),
             waited_ns: 0,
@@ -127,6 +136,8 @@ impl<I: Io> Shard<I> {
         self.close_slow_reader();
         self.close_for_stop();
         self.broker.end_turn(&mut self.io);
+        // Before whoever changed it hears that it is done.
+        self.follow_config();
         self.deliver();
         self.run_dirty();
         // Answers of requests that started just now.

@@ -482,6 +482,8 @@ fn limits(shards: usize) -> ShardLimits {
         connection: Limits { in_flight_max: 5, frame_bytes_max: 100 << 20 },
         input_bytes_max: 32 << 20,
         idle_ns: 600 * SECOND_NS,
+        disks: None,
+        shards,
     }
 }
 

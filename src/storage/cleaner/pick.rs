@@ -35,6 +35,14 @@ pub(super) struct Candidate {
 }
 
 impl Storage {
+    /// Settings that may change while it runs. A rest of the cleaner that was worked out from the old ones ends.
+    pub fn configure(&mut self, cleaner: CleanerOptions, producer_id_expiration_ms: i64) {
+        self.options.producer_id_expiration_ms = producer_id_expiration_ms;
+        if std::mem::replace(&mut self.options.cleaner, cleaner.clone()) != cleaner {
+            self.cleaner.next_ns = 0;
+        }
+    }
+
     /// Goes on with the round over the logs; a task at its end, if there is one.
     pub(super) fn pick_log(&mut self, io: &mut impl Io, now: u64, wall_ms: i64) -> Option<Task> {
         for _ in 0..LOGS_A_STEP {
