@@ -20,6 +20,7 @@ _CLASSES = {
     "leader-election": "org.apache.kafka.tools.LeaderElectionCommand",
     "reassign-partitions": "org.apache.kafka.tools.reassign.ReassignPartitionsCommand",
     "acls": "org.apache.kafka.tools.AclCommand",
+    "transactions": "org.apache.kafka.tools.TransactionsCommand",
     "client-metrics": "org.apache.kafka.tools.ClientMetricsCommand",
     "delegation-tokens": "org.apache.kafka.tools.DelegationTokenCommand",
     "cluster": "org.apache.kafka.tools.ClusterTool",

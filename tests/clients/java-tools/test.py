@@ -401,6 +401,34 @@ def _():
     tool("client-metrics", "--delete", "--name", "jt-sub", want="Deleted client metrics config")
 
 
+@check("kafka-transactions: list, describe, find hanging, abort")
+def _():
+    create("jt-txn", 1)
+    perf = ("--topic", "jt-txn", "--record-size", 100, "--transactional-id", "jt-txn-id")
+    tool("producer-perf", *perf, "--num-records", 200, "--throughput", -1, "--transaction-duration-ms", 100, want="^200 records sent")
+    tool("transactions", "list", want=r"^jt-txn-id\s+\d+\s+\d+\s+CompleteCommit")
+    tool("transactions", "describe", "--transactional-id", "jt-txn-id", want=r"^\d+\s+jt-txn-id\s+\d+\s+\d+\s+CompleteCommit")
+    # Killed in the middle of a transaction, which stays open.
+    producer = subprocess.Popen(kafkatools.command("producer-perf", *SERVER, *perf, "--num-records", 100_000, "--throughput", 50,
+                                                   "--transaction-duration-ms", 120_000), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until("records in the transaction", lambda: end_offsets("jt-txn")[0] > 210)
+    finally:
+        producer.kill()
+        producer.wait()
+    tool("transactions", "list", want=r"^jt-txn-id\s+\d+\s+\d+\s+Ongoing")
+    partition = ("--topic", "jt-txn", "--partition", 0)
+    out = tool("transactions", "describe-producers", *partition, want="CurrentTransactionStartOffset")
+    open_at = [int(line.split()[-1]) for line in out.splitlines()[1:] if line.split() and line.split()[-1].isdigit()]
+    equal(len(open_at), 1, f"open transactions in {out}")
+    # Its coordinator knows it: it does not hang, but may be aborted by hand all the same.
+    out = tool("transactions", "find-hanging", "--topic", "jt-txn", want="Topic")
+    assert len(out.strip().splitlines()) == 1, out
+    tool("transactions", "abort", *partition, "--start-offset", open_at[0])
+    out = tool("transactions", "describe-producers", *partition, want="CurrentTransactionStartOffset")
+    assert not re.search(rf"\b{open_at[0]}$", out, re.M), out
+
+
 @check("clients' metrics are sent when asked for, and shown")
 def _():
     create("jt-push", 1)
