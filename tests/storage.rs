@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ringlog::io::buffer::{BufferPool, Slice};
-use ringlog::io::{Completion, Io};
+use ringlog::io::{Completion, Errno, Io};
 use ringlog::protocol::Uuid;
 use ringlog::record::batch::batches;
 use ringlog::record::builder::{BatchBuilder, BatchOptions};
@@ -21,6 +21,7 @@ use ringlog::storage::{
     self, AckLevel, AppendOptions, Event, LogConfig, LogId, Lookup, ReadError, ReadOutcome, ReadRange,
     RecoveryReport, Storage, StorageOptions, TopicPartition,
 };
+use sim_io::sim_disk::{Action, FaultRule};
 use sim_io::{Crash, SimIo, SimOptions, SimWorld};
 
 const DIR: &str = "/disk/logs";
@@ -187,6 +188,12 @@ impl Scene {
         let drivers: Vec<usize> = self.shards.iter().map(|shard| shard.io.id()).collect();
         self.world.crash(&drivers, crash);
         self.shards.clear();
+    }
+
+    /// The next op of this kind on a file whose path contains this fails.
+    fn fail(&mut self, action: Action, path: &str) {
+        let rule = FaultRule { action, path: path.to_owned(), skip: 0, times: 1, error: Errno::IO };
+        self.world.with_disk(Path::new(DIR), |disk| disk.rules.push(rule));
     }
 
     fn end(&self, shard: usize, log: LogId) -> i64 {
@@ -407,4 +414,57 @@ fn timestamps_are_found_whenever_a_segment_was_closed() {
             }
         }
     }
+}
+
+/// A sync that fails leaves pages that the kernel calls clean and that are not on the media: syncing them again after a kill
+/// said that the log's identity was safe, and the power cut after that took it, and the log went aside as unknown.
+#[test]
+fn whose_a_log_is_survives_a_failed_sync_a_kill_and_a_power_cut() {
+    let of = topic("t", 1);
+    let mut scene = Scene::new(5, 1);
+    let log = scene.create(0, &of);
+    scene.append(0, log, 10, 100);
+    scene.acknowledged(0, log);
+    scene.fail(Action::Sync, "/partition.metadata");
+    let patience = scene.world.now() + PATIENCE_NS;
+    while scene.failures.is_empty() {
+        scene.turn(0);
+        assert!(scene.world.now() < patience, "the directory never failed");
+    }
+    scene.failures.clear();
+    for crash in [Crash::Kill, Crash::Power] {
+        scene.crash(crash);
+        scene.start(1, std::slice::from_ref(&of));
+        let log = scene.open(0, &of);
+        assert_eq!(scene.end(0, log), 10);
+    }
+    assert_eq!(scene.names(), ["t-0"]);
+}
+
+/// The error of a read was kept for whoever read the log next, however much later.
+#[test]
+fn a_reader_is_told_of_its_own_failed_read_only() {
+    let of = topic("t", 1);
+    let mut scene = Scene::new(6, 1);
+    let log = scene.create(0, &of);
+    scene.append(0, log, 10, 1000);
+    scene.acknowledged(0, log);
+    scene.stop();
+    scene.start(1, std::slice::from_ref(&of));
+    let log = scene.open(0, &of);
+    let path = "/00000000000000000000.log";
+    scene.fail(Action::Read, path);
+    assert_eq!(scene.try_read(0, log, 0, 100_000), Err(ReadError::Storage));
+    assert_eq!(scene.try_read(0, log, 0, 100_000).map(|got| got.len() > 10_000), Ok(true));
+
+    // One that asks and does not come again.
+    scene.stop();
+    scene.start(1, std::slice::from_ref(&of));
+    let log = scene.open(0, &of);
+    scene.fail(Action::Read, path);
+    let Shard { io, storage } = &mut scene.shards[0];
+    let range = ReadRange { offset: 0, end_offset: 10, max_bytes: 100_000, at_least_one: false };
+    assert_eq!(storage.read(io, log, range, &mut Vec::new()), Ok(ReadOutcome::Pending));
+    scene.pass_ms(1_000);
+    assert_eq!(scene.try_read(0, log, 0, 100_000).map(|got| got.len() > 10_000), Ok(true));
 }

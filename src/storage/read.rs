@@ -37,6 +37,8 @@ const INDEX_FROM_BYTES: u32 = 64 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Reads {
     under_way: BTreeMap<PieceKey, bool>,
+    /// Logs with a read that failed in the turn before, and in this one.
+    failed: [Vec<LogId>; 2],
 }
 
 impl Reads {
@@ -110,6 +112,18 @@ impl Storage {
             return Err(ReadError::Storage);
         }
         Ok(log)
+    }
+
+    /// Once a turn: who waited for a read that failed has come again by now. A later reader is not told of it: the disk is
+    /// asked anew.
+    pub(super) fn forget_failed_reads(&mut self) {
+        let [old, new] = &mut self.reads.failed;
+        for id in old.drain(..) {
+            if let Some(log) = self.logs.get_mut(id) {
+                log.flags.read_failed = false;
+            }
+        }
+        std::mem::swap(old, new);
     }
 
     fn read_segments(
@@ -522,6 +536,7 @@ impl Storage {
             Err(error) => {
                 tracing::error!(log = %log.tp, segment = key.segment, %error, "a segment could not be read");
                 log.flags.read_failed = true;
+                self.reads.failed[1].push(key.log);
             }
         }
     }

@@ -362,9 +362,11 @@ impl Replay {
                 .map_err(|error| io_error(&path, error))?;
         }
         if self.changed || self.log.unsynced {
-            // What a crash left readable, the next could take: whose the log is, its names, its renames.
+            // What a crash left readable, the next could take: whose the log is, its names, its renames. The first is written
+            // anew: a sync of it may have failed, and then another sync says nothing (the kernel calls the page clean).
             let path = self.log.path.join(PARTITION_METADATA_FILE);
-            sync_file(io, &path).map_err(|error| io_error(&path, error))?;
+            let metadata = format_partition_metadata(self.tp.topic_id);
+            replace_file_blocking(io, &path, metadata.as_bytes()).map_err(|error| io_error(&path, error))?;
             sync_names(io, &self.log.path)?;
         }
         Ok(())

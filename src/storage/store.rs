@@ -470,6 +470,7 @@ impl Storage {
                 self.write_journal(io, dir);
             }
         }
+        self.forget_failed_reads();
         self.run_work(io);
         self.finish_jobs(io);
         if self.stopping {
