@@ -735,7 +735,8 @@ impl Transactor {
             48 if !commits && !self.epochs => {}
             // Ended already, by the coordinator.
             48 if self.epochs => return self.fenced(context, answer.api),
-            7 | 56 => {
+            // Its record could not be written, or nobody knows whether it was: the next life of the broker may find it.
+            7 | 14 | 15 | 16 | 56 => {
                 running.end_lost = true;
                 return self.failed(context, answer.api, response.error_code);
             }
