@@ -7,7 +7,7 @@ use ringlog::protocol::messages::fetch_response::PartitionData;
 use ringlog::record::batch::batches;
 use ringlog::record::records::Records;
 
-use super::history::History;
+use super::history::{History, Place};
 use super::log_model::Verdict;
 use super::sim_io::SimWorld;
 use super::sim_io::rng::Rng;
@@ -56,6 +56,11 @@ pub trait Client {
 
     /// Whether it has done all that [`Context::finishing`] asks of it.
     fn is_done(&self, context: &Context) -> bool;
+
+    /// A processing group, and what of the inputs it has as its member.
+    fn processes(&self) -> Option<(&str, Vec<Place>)> {
+        None
+    }
 
     /// What it is waiting for, for the report of a run that hangs.
     fn describe(&self) -> String;

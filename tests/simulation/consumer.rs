@@ -85,6 +85,8 @@ pub struct Polled {
 struct Owned {
     topic: String,
     cursor: Cursor,
+    /// The end that was known when the last fetch was sent: a power cut may have taken it since, and others filled it again.
+    end_asked: i64,
     committed: i64,
 }
 
@@ -267,6 +269,11 @@ impl Consumer {
         self.coordinator.request(context, 8, 0, false, &request);
     }
 
+    /// The partitions that are its own.
+    pub fn owned(&self) -> Vec<Place> {
+        self.owned.keys().copied().collect()
+    }
+
     fn by_topic(&self) -> BTreeMap<String, Vec<Place>> {
         let mut topics: BTreeMap<String, Vec<Place>> = BTreeMap::new();
         for (place, owned) in &self.owned {
@@ -362,7 +369,7 @@ impl Consumer {
             let partition = part[16..].first_chunk().map_or(-1, |bytes| i32::from_be_bytes(*bytes));
             if let Some(topic) = context.history.topic(Uuid(id)).filter(|topic| !topic.deleted) {
                 let topic = topic.name.clone();
-                let owned = Owned { topic, cursor: Cursor::at(-1), committed: -1 };
+                let owned = Owned { topic, cursor: Cursor::at(-1), end_asked: 0, committed: -1 };
                 self.owned.insert((id, partition), owned);
             }
         }
@@ -519,6 +526,9 @@ impl Consumer {
     }
 
     fn fetch(&mut self, context: &mut Context) {
+        for (place, owned) in &mut self.owned {
+            owned.end_asked = context.history.known_end(*place);
+        }
         let topics = self.by_topic().into_iter().map(|(topic, places)| FetchTopic {
             topic: topic.into(),
             topic_id: Uuid(places[0].0),
@@ -612,7 +622,7 @@ impl Consumer {
             }
             1 => {
                 let end = context.history.known_end(place);
-                let known = owned.cursor.next <= end;
+                let known = owned.cursor.next <= end.min(owned.end_asked);
                 ensure!(
                     !known,
                     "{}: {place:?} {} is out of range, the log reaches {end}",

@@ -109,6 +109,10 @@ impl Client for Processor {
         self.transactor.is_done(context) && (read || !Self::has_input(context))
     }
 
+    fn processes(&self) -> Option<(&str, Vec<Place>)> {
+        Some((&self.group, self.consumer.owned()))
+    }
+
     fn describe(&self) -> String {
         format!("{}\n{}", self.transactor.describe(), self.consumer.describe())
     }

@@ -1,7 +1,7 @@
 //! The whole broker on one thread: its shards with their mailboxes step on a simulated machine, Kafka clients come over the
 //! simulated network, and the process ends and comes back in every way. What is right is [`History`]'s business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use ringlog::storage::{self, Storage, StorageOptions};
 
 use super::clients::{Client, Context};
 use super::consumer::Consumer;
-use super::history::{History, Outcome, Role};
+use super::history::{History, Outcome, Place, Role};
 use super::log_model::{Verdict, ensure};
 use super::others::{Admin, Garbage, Sleeper, Verifier};
 use super::processor::Processor;
@@ -416,11 +416,28 @@ impl Sim {
                 .filter(|client| !client.is_done(&self.context))
                 .map(|client| client.describe())
                 .collect();
-            if waiting.is_empty() {
+            let orphans = self.orphans();
+            if waiting.is_empty() && orphans.is_empty() {
                 return Ok(());
             }
-            ensure!(self.context.now_ns() < patience, "never done: {waiting:#?}");
+            ensure!(self.context.now_ns() < patience, "never done: {waiting:#?}, nobody's: {orphans:?}");
         }
+    }
+
+    /// Inputs that no member of a processing group has: they were those of one that is gone, until its session ends.
+    fn orphans(&self) -> Vec<(String, Place)> {
+        let mut owned: BTreeMap<&str, BTreeSet<Place>> = BTreeMap::new();
+        for (group, places) in self.clients.iter().filter_map(|client| client.processes()) {
+            owned.entry(group).or_default().extend(places);
+        }
+        let inputs = self.context.history.live().filter(|topic| topic.role == Role::Input);
+        let inputs: Vec<Place> =
+            inputs.flat_map(|topic| (0..topic.partitions).map(|partition| (topic.id.0, partition))).collect();
+        let orphans = |(group, owned): (&str, BTreeSet<Place>)| {
+            let orphans = inputs.iter().filter(move |place| !owned.contains(place));
+            orphans.map(|place| (group.to_string(), *place)).collect::<Vec<_>>()
+        };
+        owned.into_iter().flat_map(orphans).collect()
     }
 
     // ---- steps ----

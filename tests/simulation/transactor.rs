@@ -94,6 +94,8 @@ struct Running {
     jumps: u32,
     lanes: BTreeMap<Place, Lane>,
     offsets: Option<Offsets>,
+    /// Some of it is acknowledged, so that the coordinator knows the transaction.
+    added: bool,
     /// An end was asked for and the answer never came.
     end_lost: bool,
     /// Records were sent and never answered: their sequence numbers cannot be used again.
@@ -239,6 +241,7 @@ impl Transactor {
             jumps: context.jumps,
             lanes,
             offsets,
+            added: false,
             end_lost: false,
             gaps: false,
             dies_in: (wild && rng.chance(0.1)).then(|| *rng.pick(&phases)),
@@ -677,6 +680,7 @@ impl Transactor {
             0 => {
                 let Some(batch) = lane.queue.remove(at) else { return Ok(()) };
                 ensure!(base >= 0, "{}: acknowledged at {base}", self.id);
+                running.added = true;
                 if context.verbose {
                     eprintln!(
                         "{:>14} {} {:x?} lie at {base} of {place:?}",
@@ -714,7 +718,10 @@ impl Transactor {
         });
         let errors: Vec<i16> = errors.filter(|error| *error != 0).collect();
         match errors.first() {
-            None => self.go(Phase::End),
+            None => {
+                self.running.iter_mut().for_each(|running| running.added = true);
+                self.go(Phase::End);
+            }
             // The group has moved on.
             Some(22 | 25 | 27) => {
                 self.running.iter_mut().for_each(|running| running.commits = false);
@@ -733,6 +740,8 @@ impl Transactor {
             0 => {}
             // Nothing had been added: there is nothing to abort.
             48 if !commits && !self.epochs => {}
+            // Neither is there anything to commit, where all topics it was for are deleted; the epoch stays.
+            48 if commits && !running.added => return self.end(context, Outcome::Aborted),
             // Ended already, by the coordinator.
             48 if self.epochs => return self.fenced(context, answer.api),
             // Its record could not be written, or nobody knows whether it was: the next life of the broker may find it.
