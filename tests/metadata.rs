@@ -294,6 +294,32 @@ fn a_failed_write_stops_all_changes_and_keeps_the_image() {
     assert_eq!(embedded.committed().topic_count(), 0);
 }
 
+/// A kill may leave a write readable that was never synced. What came behind it in the next life was synced alone, and the
+/// power cut after that made a hole before it: the broker did not start again.
+#[test]
+fn a_kill_in_a_write_and_a_power_cut_later_leave_a_journal_without_holes() {
+    let mut kept = 0;
+    for seed in 0..40 {
+        let world = SimWorld::new(seed, SimOptions::default());
+        let mut io = world.driver();
+        let Opened { mut embedded, directories, .. } = open(&mut io);
+        embedded.propose(&mut io, create(1, 1, directories[0].id)).unwrap();
+        // So far it came.
+        let until = io.now() + seed * 50_000;
+        io.turn(until, &mut Vec::new());
+        world.crash(&[io.id()], Crash::Kill);
+        let mut io = world.driver();
+        let Opened { mut embedded, directories, image, .. } = open(&mut io);
+        kept += image.topic_count();
+        embedded.propose(&mut io, create(2, 1, directories[0].id)).unwrap();
+        assert_eq!(committed(&settle(&mut io, &mut embedded)).len(), 1);
+        let image = embedded.committed().clone();
+        world.crash(&[io.id()], Crash::Power);
+        assert_eq!(open(&mut world.driver()).image, image, "seed {seed}");
+    }
+    assert!(kept > 0, "no kill left its write");
+}
+
 #[test]
 fn a_snapshot_that_fails_is_tried_again_later() {
     for (action, path) in [

@@ -216,7 +216,7 @@ fn number(name: &str, suffix: &str) -> Option<u64> {
 /// Files that the engine goes on with; `None` when they have to be written anew.
 struct Kept {
     revision: u64,
-    journal_len: u64,
+    journal: Vec<u8>,
     snapshot_len: u64,
 }
 
@@ -245,13 +245,14 @@ fn recover(
         return Err(OpenError::Damaged { path, offset: 0, reason });
     }
     let mut end = JournalEnd { len: 0, torn_bytes: 0 };
+    let mut journal = Vec::new();
     if journals.is_empty() {
         return Err(missing("journal"));
     }
     for &after in &journals {
         let path = journal_path(directory, after);
-        let bytes = read_existing(io, &path)?;
-        end = journal::replay_journal(&bytes, &mut image).map_err(|damage| damaged(&path, damage))?;
+        journal = read_existing(io, &path)?;
+        end = journal::replay_journal(&journal, &mut image).map_err(|damage| damaged(&path, damage))?;
         if end.torn_bytes > 0 {
             report.push(format!(
                 "{}: {} bytes at offset {} of a write that was cut off were dropped; it had not been acknowledged",
@@ -267,11 +268,7 @@ fn recover(
         && journals == [newest]
         && end.torn_bytes == 0
         && end.len > 0;
-    let kept = whole.then_some(Kept {
-        revision: newest,
-        journal_len: end.len as u64,
-        snapshot_len: bytes.len() as u64,
-    });
+    let kept = whole.then_some(Kept { revision: newest, journal, snapshot_len: bytes.len() as u64 });
     Ok((image, kept))
 }
 
@@ -307,8 +304,14 @@ fn resume(
 ) -> Result<Embedded, OpenError> {
     let Some(kept) = kept else { return begin(io, directory, image) };
     let path = journal_path(directory, kept.revision);
+    if journal::holds_changes(&kept.journal) {
+        // Of its end a kill may have left what was never synced, or what failed to be (the kernel calls such a page clean):
+        // later changes, synced alone, would lie behind a hole after a power cut.
+        files::replace(io, &path, &kept.journal)?;
+    }
     let handle = files::open_for_append(io, &path)?;
-    let mut embedded = Embedded::new(directory, image, handle, kept.journal_len, kept.snapshot_len);
+    let journal_len = kept.journal.len() as u64;
+    let mut embedded = Embedded::new(directory, image, handle, journal_len, kept.snapshot_len);
     embedded.set_paths(snapshot_path(directory, kept.revision), path);
     Ok(embedded)
 }
