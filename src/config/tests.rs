@@ -68,6 +68,14 @@ fn every_key_of_kafka_is_known_as_kafka_has_it() {
 }
 
 #[test]
+fn what_is_enforced_is_taken_without_a_word() {
+    let mut settings = Settings::new();
+    settings.add_set("routing=direct");
+    let (config, warnings) = settings.resolve().unwrap();
+    assert_eq!((config.routing, warnings), (Routing::Direct, Vec::new()));
+}
+
+#[test]
 fn the_embedded_defaults() {
     let (config, warnings) = Settings::new().resolve().unwrap();
     assert_eq!(warnings, Vec::<String>::new());
