@@ -18,8 +18,8 @@ use super::producer_state::{ProducerState, ProducerStateConfig};
 use super::scan::{Depth, ScanRange, io_error, scan};
 use super::segment::{IndexEntries, Largest, NewBatch, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
 use super::start::{
-    close_blocking, open_blocking, read_file, remove_blocking, sync_blocking, sync_dir_blocking, sync_file,
-    write_file,
+    close_blocking, open_blocking, read_file, remove_blocking, replace_file_blocking, sync_blocking,
+    sync_dir_blocking, sync_file, write_file,
 };
 use super::time_index;
 use super::types::*;

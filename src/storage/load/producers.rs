@@ -37,7 +37,7 @@ impl Loader<'_> {
                     rebuild_from = rebuild_from.min(base_offset);
                     kept = 0;
                 }
-                write_file(io, &path, &bytes[..kept]).map_err(|error| io_error(&path, error))?;
+                replace_file_blocking(io, &path, &bytes[..kept]).map_err(|error| io_error(&path, error))?;
             }
             if let Some(segment) = self.log.segments.iter_mut().find(|s| s.base_offset == base_offset) {
                 let aborted = kept as u32 / ABORTED_ENTRY_BYTES;
@@ -100,7 +100,8 @@ impl Loader<'_> {
             let segment = &mut self.log.segments[index];
             bytes.extend_from_slice(&segment.pending.aborted);
             segment.entries_written(segment.entries);
-            write_file(io, &path, &bytes).map_err(|error| io_error(&path, error))?;
+            // In the place of the old one, never into it: what a failure left half written nothing else knows.
+            replace_file_blocking(io, &path, &bytes).map_err(|error| io_error(&path, error))?;
         }
         Ok(())
     }
