@@ -60,8 +60,10 @@ impl Processor {
         self.next_ns = context.in_ms(0, 100);
     }
 
-    fn has_input(context: &Context) -> bool {
-        context.history.live().any(|topic| topic.role == Role::Input)
+    /// Whether there is something to read, and somewhere to write.
+    fn has_work(context: &Context) -> bool {
+        let has = |role| context.history.live().any(|topic| topic.role == role);
+        has(Role::Input) && has(Role::Output)
     }
 
     fn may_begin(&self) -> bool {
@@ -80,7 +82,7 @@ impl Client for Processor {
             self.consumer.die(context);
             self.consumer = Consumer::processing(&self.group, self.number);
         }
-        if self.restarting || !Self::has_input(context) {
+        if self.restarting || !Self::has_work(context) {
             return Ok(());
         }
         self.consumer.step(context)?;
@@ -106,7 +108,7 @@ impl Client for Processor {
 
     fn is_done(&self, context: &Context) -> bool {
         let read = self.consumer.is_done(context) && !self.consumer.has_polled();
-        self.transactor.is_done(context) && (read || !Self::has_input(context))
+        self.transactor.is_done(context) && (read || !Self::has_work(context))
     }
 
     fn processes(&self) -> Option<(&str, Vec<Place>)> {
