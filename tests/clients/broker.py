@@ -110,8 +110,10 @@ class Broker:
             return f"ready {self.address}" in f.read()
 
     def _ringlog_command(self):
+        # The next port is the second shard's with direct routing.
+        http = 0 if os.environ.get("RINGLOG_ROUTING") == "direct" else self.port + 1
         settings = [f"log.dirs={self.data}", f"listeners=PLAINTEXT://{self.address}", "shards=2",
-                    f"ringlog.http.listener=http://127.0.0.1:{self.port + 1}", *self.settings]
+                    f"ringlog.http.listener=http://127.0.0.1:{http}", *self.settings]
         return [binary(), "serve", *(word for s in settings for word in ("--set", s))]
 
     def _kafka_command(self):
