@@ -16,6 +16,8 @@ mod clients;
 mod consumer;
 #[path = "simulation/history.rs"]
 mod history;
+#[path = "simulation/lane.rs"]
+mod lane;
 #[path = "simulation/log_model.rs"]
 mod log_model;
 #[path = "simulation/others.rs"]

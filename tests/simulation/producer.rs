@@ -1,18 +1,18 @@
 //! A producer: idempotent with acks=all, or plain with acks of its choice. It pipelines, and sends again what was not
 //! answered, in order, as Kafka's own producer does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use ringlog::protocol::messages::init_producer_id_request::InitProducerIdRequest;
 use ringlog::protocol::messages::init_producer_id_response::InitProducerIdResponse;
-use ringlog::protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use ringlog::protocol::messages::produce_request::ProduceRequest;
 use ringlog::protocol::messages::produce_response::ProduceResponse;
-use ringlog::protocol::{ApiKey, Records, Uuid};
-use ringlog::record::builder::{BatchBuilder, BatchOptions};
-use ringlog::record::compression::Compressor;
+use ringlog::protocol::{ApiKey, Uuid};
+use ringlog::record::builder::BatchOptions;
 
 use super::clients::{Client, Context};
-use super::history::{Ack, Place, Role};
+use super::history::{Ack, Role};
+use super::lane::{self, Asked, Chosen, Lanes, Maker, Sizes, State, Told};
 use super::log_model::{Verdict, ensure};
 use super::sim_io::sim_net::SocketId;
 use super::wire::{Answer, Wire};
@@ -25,45 +25,12 @@ pub struct Producer {
     id: Option<(i64, i16)>,
     id_asked: bool,
     idempotent: bool,
-    lanes: BTreeMap<Place, Lane>,
+    lanes: Lanes,
+    maker: Maker,
     requests: BTreeMap<u64, Vec<Asked>>,
     next_tag: u64,
-    next_value: u64,
-    next_batch: u64,
     next_send_ns: u64,
     in_flight_max: usize,
-}
-
-/// What goes to one partition, in order.
-#[derive(Default)]
-struct Lane {
-    topic: String,
-    id: Uuid,
-    next_sequence: i32,
-    queue: VecDeque<Batch>,
-}
-
-struct Batch {
-    number: u64,
-    values: Vec<u64>,
-    bytes: Vec<u8>,
-    state: State,
-}
-
-/// One partition of a request.
-#[derive(Debug)]
-struct Asked {
-    place: Place,
-    topic: String,
-    batch: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Queued,
-    Sent,
-    /// To be sent again, once nothing of its lane is out.
-    Failed,
 }
 
 impl Producer {
@@ -75,11 +42,10 @@ impl Producer {
             id: None,
             id_asked: false,
             idempotent,
-            lanes: BTreeMap::new(),
+            lanes: Lanes::new(),
+            maker: Maker::new(number, Sizes { large: 0.1, large_max: 8_000, small_max: 60 }),
             requests: BTreeMap::new(),
             next_tag: 1,
-            next_value: number << 32,
-            next_batch: 0,
             next_send_ns: 0,
             in_flight_max,
         }
@@ -97,7 +63,7 @@ impl Producer {
             if !self.idempotent {
                 lane.queue.clear();
             }
-            lane.queue.iter_mut().for_each(|batch| batch.state = State::Queued);
+            lane.reset();
         }
     }
 
@@ -115,35 +81,17 @@ impl Producer {
 
     fn produced(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
         let response: ProduceResponse = answer.read()?;
-        let mut asked = self.requests.remove(&answer.tag).unwrap_or_default();
-        for topic in response.responses.iter() {
-            for partition in topic.partition_responses.iter() {
-                let same = |asked: &Asked| {
-                    asked.place.1 == partition.index
-                        && (asked.place.0 == topic.topic_id.0 || asked.topic == topic.name)
-                };
-                let Some(at) = asked.iter().position(same) else {
-                    return Err(format!("producer {}: an answer for what was not sent", self.number));
-                };
-                let Asked { place, batch, .. } = asked.remove(at);
-                self.answered(context, place, batch, partition.error_code, partition.base_offset)?;
-            }
-        }
-        ensure!(asked.is_empty(), "producer {}: no answer for {asked:?}", self.number);
-        Ok(())
+        let asked = self.requests.remove(&answer.tag).unwrap_or_default();
+        let told = lane::answers(&response, asked);
+        let told = told.map_err(|error| format!("producer {}: {error}", self.number))?;
+        told.into_iter().try_for_each(|told| self.answered(context, told))
     }
 
-    fn answered(
-        &mut self,
-        context: &mut Context,
-        place: Place,
-        number: u64,
-        error: i16,
-        base: i64,
-    ) -> Verdict {
+    fn answered(&mut self, context: &mut Context, told: Told) -> Verdict {
+        let Told { place, batch, error, base } = told;
         let (ack, producer) = (self.ack(), self.number);
         let Some(lane) = self.lanes.get_mut(&place) else { return Ok(()) };
-        let Some(at) = lane.queue.iter().position(|batch| batch.number == number) else { return Ok(()) };
+        let Some(at) = lane.position(batch) else { return Ok(()) };
         let live = context.history.is_live(lane.id);
         match error {
             0 => {
@@ -161,7 +109,7 @@ impl Producer {
                 Ok(())
             }
             // Out of order: right when one before it failed, or when another resend is still to come.
-            45 if lane.queue.iter().any(|batch| batch.state == State::Failed) => {
+            45 if lane.has(State::Failed) => {
                 lane.queue[at].state = State::Failed;
                 Ok(())
             }
@@ -179,8 +127,7 @@ impl Producer {
     }
 
     fn send(&mut self, context: &mut Context) {
-        let mut topics: BTreeMap<[u8; 16], Vec<(Place, usize)>> = BTreeMap::new();
-        self.choose_again(&mut topics);
+        let mut topics = lane::choose(&mut self.lanes);
         if topics.is_empty() && !context.finishing {
             self.choose_new(context, &mut topics);
         }
@@ -188,31 +135,16 @@ impl Producer {
             return;
         }
         let version = if context.rng.chance(0.5) { 13 } else { context.rng.range(9, 12) as i16 };
-        let mut asked = Vec::new();
+        let asked = lane::sent(&mut self.lanes, &topics);
         for (place, at) in topics.values().flatten() {
-            let lane = self.lanes.get_mut(place).expect("a lane was chosen");
-            lane.queue[*at].state = State::Sent;
-            asked.push(Asked { place: *place, topic: lane.topic.clone(), batch: lane.queue[*at].number });
-            for &value in &lane.queue[*at].values {
+            for &value in &self.lanes[place].queue[*at].values {
                 context.history.sending(value, *place, self.idempotent);
             }
         }
-        let data = topics.values().map(|chosen| {
-            let lane = &self.lanes[&chosen[0].0];
-            let partitions = chosen.iter().map(|(place, at)| PartitionProduceData {
-                index: place.1,
-                records: Some(Records::Bytes(&self.lanes[place].queue[*at].bytes)),
-            });
-            TopicProduceData {
-                name: lane.topic.as_str().into(),
-                topic_id: lane.id,
-                partition_data: partitions.collect::<Vec<_>>().into(),
-            }
-        });
         let request = ProduceRequest {
             acks: self.acks,
             timeout_ms: 30_000,
-            topic_data: data.collect::<Vec<_>>().into(),
+            topic_data: lane::topic_data(&self.lanes, &topics).into(),
             ..ProduceRequest::default()
         };
         self.next_tag += 1;
@@ -225,21 +157,7 @@ impl Producer {
         }
     }
 
-    /// The first batch of each lane that has to go again.
-    fn choose_again(&mut self, topics: &mut BTreeMap<[u8; 16], Vec<(Place, usize)>>) {
-        for (place, lane) in &mut self.lanes {
-            if lane.queue.iter().all(|batch| batch.state != State::Sent) {
-                lane.queue.iter_mut().for_each(|batch| batch.state = State::Queued);
-            }
-            let failed = lane.queue.iter().any(|batch| batch.state == State::Failed);
-            let next = lane.queue.iter().position(|batch| batch.state == State::Queued);
-            if let Some(at) = next.filter(|_| !failed) {
-                topics.entry(place.0).or_default().push((*place, at));
-            }
-        }
-    }
-
-    fn choose_new(&mut self, context: &mut Context, topics: &mut BTreeMap<[u8; 16], Vec<(Place, usize)>>) {
+    fn choose_new(&mut self, context: &mut Context, topics: &mut Chosen) {
         let live: Vec<(String, Uuid, i32)> = (context.history.live())
             .filter(|topic| topic.role != Role::Input)
             .map(|topic| (topic.name.clone(), topic.id, topic.partitions))
@@ -247,6 +165,8 @@ impl Producer {
         if live.is_empty() {
             return;
         }
+        let (producer_id, producer_epoch) = self.id.unwrap_or((-1, -1));
+        let options = BatchOptions { producer_id, producer_epoch, ..BatchOptions::default() };
         for _ in 0..context.rng.range(1, 3) {
             let (name, id, partitions) = context.rng.pick(&live).clone();
             let place = (id.0, context.rng.below(partitions as u64) as i32);
@@ -259,35 +179,11 @@ impl Producer {
             }
             let lane = self.lanes.entry(place).or_default();
             (lane.topic, lane.id) = (name, id);
-            let sequence = lane.next_sequence;
-            let (values, bytes) = self.batch(context, sequence);
-            self.next_batch += 1;
-            let lane = self.lanes.entry(place).or_default();
-            lane.next_sequence += values.len() as i32;
-            lane.queue.push_back(Batch { number: self.next_batch, values, bytes, state: State::Queued });
+            let count = context.rng.range(1, 5) as usize;
+            lane.queue.push_back(self.maker.batch(context, place, count, options));
             chosen.push((place, lane.queue.len() - 1));
         }
         topics.retain(|_, chosen| !chosen.is_empty());
-    }
-
-    fn batch(&mut self, context: &mut Context, sequence: i32) -> (Vec<u64>, Vec<u8>) {
-        let (producer_id, producer_epoch) = self.id.unwrap_or((-1, -1));
-        let base_sequence = if self.id.is_some() { sequence } else { -1 };
-        let options = BatchOptions { producer_id, producer_epoch, base_sequence, ..BatchOptions::default() };
-        let mut builder = BatchBuilder::new(options);
-        let count = context.rng.range(1, 5);
-        let padding = if context.rng.chance(0.1) { context.rng.below(8_000) } else { context.rng.below(60) };
-        let mut values = Vec::new();
-        for _ in 0..count {
-            self.next_value += 1;
-            let mut value = self.next_value.to_be_bytes().to_vec();
-            value.resize(8 + padding as usize, self.next_value as u8);
-            builder.append(context.world.wall_ms(), None, Some(&value), &[]);
-            values.push(self.next_value);
-        }
-        let mut bytes = Vec::new();
-        builder.finish(&mut Compressor::default(), &mut bytes).expect("a batch without compression");
-        (values, bytes)
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! Strict: to be fenced is an error unless somebody else has had the id, or the transaction may have run out of time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use ringlog::protocol::messages::add_offsets_to_txn_request::AddOffsetsToTxnRequest;
 use ringlog::protocol::messages::add_offsets_to_txn_response::AddOffsetsToTxnResponse;
@@ -18,18 +18,18 @@ use ringlog::protocol::messages::find_coordinator_request::FindCoordinatorReques
 use ringlog::protocol::messages::find_coordinator_response::FindCoordinatorResponse;
 use ringlog::protocol::messages::init_producer_id_request::InitProducerIdRequest;
 use ringlog::protocol::messages::init_producer_id_response::InitProducerIdResponse;
-use ringlog::protocol::messages::produce_request::{PartitionProduceData, ProduceRequest, TopicProduceData};
+use ringlog::protocol::messages::produce_request::ProduceRequest;
 use ringlog::protocol::messages::produce_response::ProduceResponse;
 use ringlog::protocol::messages::txn_offset_commit_request::{
     TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use ringlog::protocol::messages::txn_offset_commit_response::TxnOffsetCommitResponse;
-use ringlog::protocol::{ApiKey, Records, Uuid};
-use ringlog::record::builder::{BatchBuilder, BatchOptions};
-use ringlog::record::compression::Compressor;
+use ringlog::protocol::{ApiKey, Uuid};
+use ringlog::record::builder::BatchOptions;
 
 use super::clients::{Client, Context, MILLISECOND_NS};
 use super::history::{Ack, Origin, Outcome, Place, Role};
+use super::lane::{self, Asked, Lane, Lanes, Maker, Sizes, State, Told};
 use super::log_model::{Verdict, ensure};
 use super::sim_io::sim_net::SocketId;
 use super::wire::{Answer, Wire};
@@ -57,11 +57,9 @@ pub struct Transactor {
     /// Its own since then, the last of them at this count.
     own_inits: u64,
     last_init: u64,
-    sequences: BTreeMap<Place, i32>,
-    next_value: u64,
-    next_batch: u64,
+    maker: Maker,
     next_tag: u64,
-    requests: BTreeMap<u64, Vec<(Place, String, u64)>>,
+    requests: BTreeMap<u64, Vec<Asked>>,
     running: Option<Running>,
     /// A transaction of its own making begins without being asked for one.
     alone: bool,
@@ -92,7 +90,7 @@ struct Running {
     commits: bool,
     began_ns: u64,
     jumps: u32,
-    lanes: BTreeMap<Place, Lane>,
+    lanes: Lanes,
     offsets: Option<Offsets>,
     /// Some of it is acknowledged, so that the coordinator knows the transaction.
     added: bool,
@@ -104,28 +102,6 @@ struct Running {
     dies_in: Option<Phase>,
     pauses_in: Option<Phase>,
     paused: bool,
-}
-
-#[derive(Default)]
-struct Lane {
-    topic: String,
-    id: Uuid,
-    queue: VecDeque<Batch>,
-}
-
-struct Batch {
-    number: u64,
-    values: Vec<u64>,
-    bytes: Vec<u8>,
-    state: State,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Queued,
-    Sent,
-    /// To be sent again, once nothing of its lane is out.
-    Failed,
 }
 
 /// What a group's member commits with a transaction.
@@ -162,9 +138,7 @@ impl Transactor {
             inits: 0,
             own_inits: 0,
             last_init: 0,
-            sequences: BTreeMap::new(),
-            next_value: number << 32,
-            next_batch: 0,
+            maker: Maker::new(number, Sizes { large: 0.05, large_max: 8_000, small_max: 40 }),
             next_tag: 0,
             requests: BTreeMap::new(),
             running: None,
@@ -211,15 +185,16 @@ impl Transactor {
     /// Begins a transaction of these records and offsets.
     pub fn begin(&mut self, context: &mut Context, loads: Vec<Load>, offsets: Option<Offsets>) {
         let number = context.history.begin(&self.id);
-        let mut lanes: BTreeMap<Place, Lane> = BTreeMap::new();
+        let (producer_id, producer_epoch) = self.producer.unwrap_or((-1, -1));
+        let options =
+            BatchOptions { producer_id, producer_epoch, transactional: true, ..BatchOptions::default() };
+        let mut lanes = Lanes::new();
         for load in loads {
-            let sequence = self.sequences.get(&load.place).copied().unwrap_or(0);
-            self.sequences.insert(load.place, sequence + load.origins.len() as i32);
-            let (values, bytes) = self.batch(context, sequence, load.origins.len());
+            let batch = self.maker.batch(context, load.place, load.origins.len(), options);
+            let values = &batch.values;
             for (value, origin) in values.iter().zip(load.origins) {
                 context.history.sending_in(number, *value, load.place, origin);
             }
-            self.next_batch += 1;
             if context.verbose {
                 let (now, id, place) = (context.now_ns(), &self.id, load.place);
                 eprintln!(
@@ -229,7 +204,7 @@ impl Transactor {
             }
             let lane = lanes.entry(load.place).or_default();
             (lane.topic, lane.id) = (load.topic, Uuid(load.place.0));
-            lane.queue.push_back(Batch { number: self.next_batch, values, bytes, state: State::Queued });
+            lane.queue.push_back(batch);
         }
         let rng = &mut context.rng;
         let phases = [Phase::Add, Phase::Produce, Phase::AddOffsets, Phase::Offsets, Phase::End];
@@ -250,30 +225,6 @@ impl Transactor {
         };
         self.running = Some(running);
         self.go(if self.epochs { Phase::Produce } else { Phase::Add });
-    }
-
-    fn batch(&mut self, context: &mut Context, base_sequence: i32, count: usize) -> (Vec<u64>, Vec<u8>) {
-        let (producer_id, producer_epoch) = self.producer.unwrap_or((-1, -1));
-        let options = BatchOptions {
-            producer_id,
-            producer_epoch,
-            base_sequence,
-            transactional: true,
-            ..BatchOptions::default()
-        };
-        let mut builder = BatchBuilder::new(options);
-        let padding = if context.rng.chance(0.05) { context.rng.below(8_000) } else { context.rng.below(40) };
-        let mut values = Vec::new();
-        for _ in 0..count {
-            self.next_value += 1;
-            let mut value = self.next_value.to_be_bytes().to_vec();
-            value.resize(8 + padding as usize, self.next_value as u8);
-            builder.append(context.world.wall_ms(), None, Some(&value), &[]);
-            values.push(self.next_value);
-        }
-        let mut bytes = Vec::new();
-        builder.finish(&mut Compressor::default(), &mut bytes).expect("a batch without compression");
-        (values, bytes)
     }
 
     /// A transaction of nothing in particular.
@@ -377,8 +328,7 @@ impl Transactor {
         self.note_lost_init(context);
         if let Some(running) = &mut self.running {
             running.end_lost |= self.phase == Phase::End && self.asked;
-            let batches = running.lanes.values_mut().flat_map(|lane| &mut lane.queue);
-            batches.for_each(|batch| batch.state = State::Queued);
+            running.lanes.values_mut().for_each(Lane::reset);
         }
         self.requests.clear();
         self.asked = false;
@@ -478,40 +428,21 @@ impl Transactor {
             };
             return self.go(next);
         }
-        let chosen = choose_batches(running);
+        let chosen = lane::choose(&mut running.lanes);
         if chosen.is_empty() {
             return;
         }
-        let mut topics: BTreeMap<[u8; 16], Vec<(Place, usize)>> = BTreeMap::new();
-        for (place, at) in chosen {
-            topics.entry(place.0).or_default().push((place, at));
-        }
-        let data = topics.values().map(|chosen| {
-            let lane = &running.lanes[&chosen[0].0];
-            let partitions = chosen.iter().map(|(place, at)| PartitionProduceData {
-                index: place.1,
-                records: Some(Records::Bytes(&running.lanes[place].queue[*at].bytes)),
-            });
-            TopicProduceData {
-                name: lane.topic.as_str().into(),
-                topic_id: lane.id,
-                partition_data: partitions.collect::<Vec<_>>().into(),
-            }
-        });
+        let asked = lane::sent(&mut running.lanes, &chosen);
         let request = ProduceRequest {
             transactional_id: Some(self.id.as_str().into()),
             acks: -1,
             timeout_ms: 30_000,
-            topic_data: data.collect::<Vec<_>>().into(),
+            topic_data: lane::topic_data(&running.lanes, &chosen).into(),
         };
         let version = if self.epochs { context.rng.range(12, 13) } else { context.rng.range(9, 11) } as i16;
         self.next_tag += 1;
         self.wire.request(context, version, self.next_tag, false, &request);
-        let asked = topics.values().flatten().map(|(place, at)| {
-            let lane = &running.lanes[place];
-            (*place, lane.topic.clone(), lane.queue[*at].number)
-        });
-        self.requests.insert(self.next_tag, asked.collect());
+        self.requests.insert(self.next_tag, asked);
     }
 
     fn ask_add_offsets(&mut self, context: &mut Context) {
@@ -603,7 +534,7 @@ impl Transactor {
                 }
                 self.producer = Some((response.producer_id, response.producer_epoch));
                 (self.inits, self.own_inits) = (self.last_init, 0);
-                self.sequences.clear();
+                self.maker.forget_sequences();
                 self.recovers = false;
                 self.go(Phase::Idle);
                 Ok(())
@@ -645,37 +576,22 @@ impl Transactor {
     fn produced(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
         let response: ProduceResponse = answer.read()?;
         let Some(asked) = self.requests.remove(&answer.tag) else { return Ok(()) };
-        let mut told = Vec::new();
-        for topic in response.responses.iter() {
-            for partition in topic.partition_responses.iter() {
-                let same = |(place, name, _): &&(Place, String, u64)| {
-                    place.1 == partition.index && (place.0 == topic.topic_id.0 || *name == topic.name)
-                };
-                let (place, _, batch) = asked.iter().find(same).ok_or("an answer for what was not sent")?;
-                told.push((*place, *batch, partition.error_code, partition.base_offset));
-            }
-        }
-        ensure!(told.len() == asked.len(), "{}: not all partitions are answered", self.describe());
-        for (place, batch, error, base) in told {
+        let told =
+            lane::answers(&response, asked).map_err(|error| format!("{}: {error}", self.describe()))?;
+        for told in told {
             if self.phase == Phase::Produce {
-                self.batch_answered(context, place, batch, error, base)?;
+                self.batch_answered(context, told)?;
             }
         }
         Ok(())
     }
 
-    fn batch_answered(
-        &mut self,
-        context: &mut Context,
-        place: Place,
-        number: u64,
-        error: i16,
-        base: i64,
-    ) -> Verdict {
+    fn batch_answered(&mut self, context: &mut Context, told: Told) -> Verdict {
+        let Told { place, batch, error, base } = told;
         let Some(running) = &mut self.running else { return Ok(()) };
         let Some(lane) = running.lanes.get_mut(&place) else { return Ok(()) };
-        let Some(at) = lane.queue.iter().position(|batch| batch.number == number) else { return Ok(()) };
-        let waits = lane.queue.iter().any(|batch| batch.state == State::Failed) || at > 0;
+        let Some(at) = lane.position(batch) else { return Ok(()) };
+        let waits = lane.has(State::Failed) || at > 0;
         match error {
             0 => {
                 let Some(batch) = lane.queue.remove(at) else { return Ok(()) };
@@ -758,7 +674,7 @@ impl Transactor {
             let next = self.producer.is_some_and(|(id, old)| id != producer_id || epoch == old + 1);
             ensure!(next, "{}: {:?} goes on as {producer_id} {epoch}", self.id, self.producer);
             self.producer = Some((producer_id, epoch));
-            self.sequences.clear();
+            self.maker.forget_sequences();
         } else if gaps {
             self.recovers = context.rng.chance(0.7);
             self.go(Phase::Init);
@@ -774,29 +690,10 @@ impl Transactor {
     }
 }
 
-/// The first batch of each lane that may go now.
-fn choose_batches(running: &mut Running) -> Vec<(Place, usize)> {
-    let mut chosen = Vec::new();
-    for (place, lane) in &mut running.lanes {
-        if lane.queue.iter().all(|batch| batch.state != State::Sent) {
-            lane.queue.iter_mut().for_each(|batch| batch.state = State::Queued);
-        }
-        let failed = lane.queue.iter().any(|batch| batch.state == State::Failed);
-        let next = lane.queue.iter().position(|batch| batch.state == State::Queued);
-        if let Some(at) = next.filter(|_| !failed) {
-            lane.queue[at].state = State::Sent;
-            chosen.push((*place, at));
-        }
-    }
-    chosen
-}
-
 /// Whether there is something to send, or nothing left to wait for.
 fn may_produce(running: &Running) -> bool {
     let ready = |lane: &Lane| {
-        let failed = lane.queue.iter().any(|batch| batch.state == State::Failed);
-        let sent = lane.queue.iter().any(|batch| batch.state == State::Sent);
-        let queued = lane.queue.iter().any(|batch| batch.state == State::Queued);
+        let [failed, sent, queued] = [State::Failed, State::Sent, State::Queued].map(|state| lane.has(state));
         (failed && !sent) || (queued && !failed)
     };
     running.lanes.values().all(|lane| lane.queue.is_empty()) || running.lanes.values().any(ready)
