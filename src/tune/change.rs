@@ -2,12 +2,12 @@
 //! can be undone; undoing goes backwards, and leaves alone what somebody else has changed since.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Host, Report, State, Step};
+use super::{Host, Report, State, Step, kept};
 
 /// Where the old values are kept unless a place is named.
 pub const RECORD: &str = "/var/lib/ringlog-tune/applied.json";
@@ -42,12 +42,7 @@ pub struct Outcome {
 impl Record {
     /// An empty one where there is none.
     pub fn open(path: &Path) -> io::Result<Record> {
-        let applied = match fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
-        Ok(Record { path: path.to_owned(), applied })
+        Ok(Record { path: path.to_owned(), applied: kept::load(path)? })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -64,19 +59,12 @@ impl Record {
         self.save()
     }
 
-    /// Written whole beside the old one and put in its place.
+    /// Nothing applied is no file.
     fn save(&self) -> io::Result<()> {
-        if self.applied.is_empty() {
-            return fs::remove_file(&self.path);
+        match self.applied.is_empty() {
+            true => fs::remove_file(&self.path),
+            false => kept::save(&self.path, &self.applied),
         }
-        if let Some(dir) = self.path.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        let new = self.path.with_extension("new");
-        let mut file = fs::File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(&self.applied)?)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)
     }
 }
 

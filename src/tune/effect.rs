@@ -1,14 +1,13 @@
 //! What a change did on this host: each data directory measured before and after each item that `ringlog tune apply --measure`
 //! changed, kept beside the record of old values, and shown with the item from then on.
 
-use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Report;
 use super::measure::Measured;
+use super::{Report, kept};
 
 /// Of an item and a directory the last one is kept, and no more than this in all.
 const EFFECTS_MAX: usize = 1000;
@@ -30,11 +29,7 @@ impl Effects {
     /// Those beside a record; none where there is no file yet.
     pub fn beside(record: &Path) -> io::Result<Effects> {
         let path = record.with_file_name("effects.json");
-        let all = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error),
-        };
+        let all = kept::load(&path)?;
         Ok(Effects { path, all })
     }
 
@@ -45,16 +40,8 @@ impl Effects {
         self.all.drain(..surplus);
     }
 
-    /// Written whole beside the old file and put in its place.
     pub fn save(&self) -> io::Result<()> {
-        if let Some(dir) = self.path.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        let new = self.path.with_extension("new");
-        let mut file = fs::File::create(&new)?;
-        file.write_all(&serde_json::to_vec_pretty(&self.all)?)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)
+        kept::save(&self.path, &self.all)
     }
 
     pub fn of<'e>(&'e self, item: &'e str) -> impl Iterator<Item = &'e Effect> {

@@ -11,6 +11,7 @@ mod disk;
 pub mod effect;
 mod host;
 mod items;
+mod kept;
 pub mod measure;
 mod memory;
 mod network;
