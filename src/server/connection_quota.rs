@@ -21,10 +21,19 @@ pub struct ConnectionQuota {
 #[derive(Debug, Default)]
 struct State {
     limits: Limits,
-    /// Counts the configurations that were to be taken over.
-    configured: u64,
+    /// What the limits come from, or will once its names are looked up.
+    settings: Settings,
     all: usize,
     by_ip: BTreeMap<IpAddr, usize>,
+}
+
+/// The limits as configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Settings {
+    max: usize,
+    max_per_ip: usize,
+    /// By address or name.
+    overrides: BTreeMap<String, usize>,
 }
 
 #[derive(Debug, Default)]
@@ -47,27 +56,31 @@ impl ConnectionQuota {
     pub fn new(config: &SocketConfig, open_files_max: u64) -> ConnectionQuota {
         let files = usize::try_from(open_files_max).unwrap_or(usize::MAX);
         let files_max = files.saturating_sub(OTHER_FILES).max(files / 2);
-        let limits = limits(config, files_max);
-        ConnectionQuota { files_max, state: Mutex::new(State { limits, ..State::default() }) }
+        let settings = Settings::of(config);
+        let limits = settings.limits(files_max);
+        ConnectionQuota { files_max, state: Mutex::new(State { limits, settings, ..State::default() }) }
     }
 
-    /// Takes over what has been set since. Connections that are open stay. Where names have to be looked up, which may take
-    /// its time, a thread of its own does it.
+    /// Takes over what has been set since, if it has changed. Connections that are open stay. Where names have to be looked up,
+    /// which may take its time, a thread of its own does it.
     pub fn configure(self: &Arc<ConnectionQuota>, config: &SocketConfig) {
+        let settings = Settings::of(config);
         let mut state = self.lock();
-        state.configured += 1;
-        let number = state.configured;
-        if config.max_connections_per_ip_overrides.keys().all(|host| address(host).is_some()) {
-            state.limits = limits(config, self.files_max);
+        if state.settings == settings {
+            return;
+        }
+        state.settings = settings.clone();
+        if settings.overrides.keys().all(|host| address(host).is_some()) {
+            state.limits = settings.limits(self.files_max);
             return;
         }
         drop(state);
-        let (quota, config) = (self.clone(), config.clone());
+        let quota = self.clone();
         std::thread::spawn(move || {
-            let limits = limits(&config, quota.files_max);
+            let limits = settings.limits(quota.files_max);
             let mut state = quota.lock();
             // What was set later may have been found earlier.
-            if state.configured == number {
+            if state.settings == settings {
                 state.limits = limits;
             }
         });
@@ -112,24 +125,31 @@ impl ConnectionQuota {
     }
 }
 
-fn limits(config: &SocketConfig, files_max: usize) -> Limits {
-    let mut overrides = BTreeMap::new();
-    for (host, &max) in &config.max_connections_per_ip_overrides {
-        if let Some(address) = address(host) {
-            overrides.insert(address.to_canonical(), max);
-            continue;
-        }
-        match (host.as_str(), 0).to_socket_addrs() {
-            Ok(found) => overrides.extend(found.map(|found| (found.ip().to_canonical(), max))),
-            Err(error) => {
-                tracing::warn!(host, %error, "max.connections.per.ip.overrides names an unknown host");
-            }
+impl Settings {
+    fn of(config: &SocketConfig) -> Settings {
+        Settings {
+            max: config.max_connections,
+            max_per_ip: config.max_connections_per_ip,
+            overrides: config.max_connections_per_ip_overrides.clone(),
         }
     }
-    Limits {
-        max: config.max_connections.min(files_max),
-        max_per_ip: config.max_connections_per_ip,
-        overrides,
+
+    /// Looks names up.
+    fn limits(&self, files_max: usize) -> Limits {
+        let mut overrides = BTreeMap::new();
+        for (host, &max) in &self.overrides {
+            if let Some(address) = address(host) {
+                overrides.insert(address.to_canonical(), max);
+                continue;
+            }
+            match (host.as_str(), 0).to_socket_addrs() {
+                Ok(found) => overrides.extend(found.map(|found| (found.ip().to_canonical(), max))),
+                Err(error) => {
+                    tracing::warn!(host, %error, "max.connections.per.ip.overrides names an unknown host");
+                }
+            }
+        }
+        Limits { max: self.max.min(files_max), max_per_ip: self.max_per_ip, overrides }
     }
 }
 
@@ -188,6 +208,20 @@ mod tests {
         }
         assert_eq!(quota.open(ip("127.0.0.1")), Err(Full::Address { max: 0 }));
         assert_eq!(quota.open(ip("10.0.0.2")), Ok(()));
+    }
+
+    #[test]
+    fn what_has_not_changed_is_not_resolved_again() {
+        let quota = Arc::new(quota(3, 3, &[("10.0.0.1", 0)]));
+        let mut config = crate::config::BrokerConfig::default().sockets;
+        (config.max_connections, config.max_connections_per_ip) = (3, 3);
+        config.max_connections_per_ip_overrides = BTreeMap::from([("10.0.0.1".to_owned(), 0)]);
+        quota.lock().limits.overrides.clear();
+        quota.configure(&config);
+        assert_eq!(quota.open(ip("10.0.0.1")), Ok(()));
+        config.max_connections = 4;
+        quota.configure(&config);
+        assert_eq!(quota.open(ip("10.0.0.1")), Err(Full::Address { max: 0 }));
     }
 
     #[test]
