@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use crate::broker::Broker;
 use crate::broker::request::{Forwarded, Response};
-use crate::broker::telemetry::Client;
+use crate::broker::telemetry::{Client, Telemetry};
 use crate::io::Io;
 use crate::protocol::messages::get_telemetry_subscriptions_request::GetTelemetrySubscriptionsRequest;
 use crate::protocol::messages::get_telemetry_subscriptions_response::GetTelemetrySubscriptionsResponse;
@@ -35,23 +35,27 @@ fn answer(
     request: &Forwarded,
     instance_id: Uuid,
 ) -> GetTelemetrySubscriptionsResponse<'static> {
-    let (image, now_ms) = (broker.image.clone(), broker.now_ns / 1_000_000);
-    let Some(telemetry) = &mut broker.telemetry else {
-        let error_code = ErrorCode::UnknownServerError.code();
-        return GetTelemetrySubscriptionsResponse { error_code, ..Default::default() };
-    };
-    telemetry.update(&image);
-    match telemetry.subscribe(Client::of(request, instance_id), now_ms) {
-        Ok(subscription) => GetTelemetrySubscriptionsResponse {
-            client_instance_id: instance_id,
-            subscription_id: subscription.id,
-            accepted_compression_types: ACCEPTED.iter().map(|codec| *codec as i8).collect(),
-            push_interval_ms: subscription.wanted.interval_ms as i32,
-            telemetry_max_bytes: telemetry.bytes_max as i32,
-            delta_temporality: false,
-            requested_metrics: subscription.wanted.metrics.iter().cloned().map(Cow::Owned).collect(),
-            ..Default::default()
-        },
-        Err(error) => GetTelemetrySubscriptionsResponse { error_code: error.code(), ..Default::default() },
-    }
+    subscribe(broker, request, instance_id).unwrap_or_else(|error| GetTelemetrySubscriptionsResponse {
+        error_code: error.code(),
+        ..Default::default()
+    })
+}
+
+fn subscribe(
+    broker: &mut Broker,
+    request: &Forwarded,
+    instance_id: Uuid,
+) -> Result<GetTelemetrySubscriptionsResponse<'static>, ErrorCode> {
+    let (telemetry, now_ms) = Telemetry::current(&mut broker.telemetry, &broker.image, broker.now_ns)?;
+    let subscription = telemetry.subscribe(Client::of(request, instance_id), now_ms)?;
+    Ok(GetTelemetrySubscriptionsResponse {
+        client_instance_id: instance_id,
+        subscription_id: subscription.id,
+        accepted_compression_types: ACCEPTED.iter().map(|codec| *codec as i8).collect(),
+        push_interval_ms: subscription.wanted.interval_ms as i32,
+        telemetry_max_bytes: telemetry.bytes_max as i32,
+        delta_temporality: false,
+        requested_metrics: subscription.wanted.metrics.iter().cloned().map(Cow::Owned).collect(),
+        ..Default::default()
+    })
 }

@@ -3,7 +3,7 @@
 
 use crate::broker::Broker;
 use crate::broker::request::{Forwarded, Response};
-use crate::broker::telemetry::{Client, Push, otlp};
+use crate::broker::telemetry::{Client, Push, Telemetry, otlp};
 use crate::protocol::messages::push_telemetry_request::PushTelemetryRequest;
 use crate::protocol::messages::push_telemetry_response::PushTelemetryResponse;
 use crate::protocol::{ErrorCode, Uuid};
@@ -32,9 +32,7 @@ fn take(
     if instance_id.is_zero() || instance_id == ONE {
         return Err(ErrorCode::InvalidRequest);
     }
-    let (image, now_ms) = (broker.image.clone(), broker.now_ns / 1_000_000);
-    let telemetry = broker.telemetry.as_mut().ok_or(ErrorCode::UnknownServerError)?;
-    telemetry.update(&image);
+    let (telemetry, now_ms) = Telemetry::current(&mut broker.telemetry, &broker.image, broker.now_ns)?;
     let codec = u8::try_from(message.compression_type).ok().and_then(Codec::from_id);
     let push = Push {
         subscription_id: message.subscription_id,

@@ -146,8 +146,19 @@ impl Telemetry {
         }
     }
 
+    /// Where there is one: it, with the cluster's subscriptions as they are now, and the time for [`Telemetry::subscribe`] and [`Telemetry::push`].
+    pub fn current<'t>(
+        telemetry: &'t mut Option<Telemetry>,
+        image: &ClusterImage,
+        now_ns: u64,
+    ) -> Result<(&'t mut Telemetry, u64), ErrorCode> {
+        let telemetry = telemetry.as_mut().ok_or(ErrorCode::UnknownServerError)?;
+        telemetry.update(image);
+        Ok((telemetry, now_ns / 1_000_000))
+    }
+
     /// Takes over what the cluster's subscriptions are now. To be called before each of the next two.
-    pub fn update(&mut self, image: &ClusterImage) {
+    fn update(&mut self, image: &ClusterImage) {
         self.subscriptions.update(image.revision, image.resource_configs.get(&ResourceKind::ClientMetrics));
     }
 
