@@ -1,4 +1,4 @@
-//! Start, stop and restart of the built binary.
+//! Start, stop and restart of the built binary, and what is set while it runs.
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
@@ -19,10 +19,16 @@ struct Broker {
 
 impl Broker {
     fn start(data: &Path) -> Broker {
+        Broker::with(data, &[])
+    }
+
+    /// With further settings.
+    fn with(data: &Path, settings: &[&str]) -> Broker {
         let mut child = Command::new(BINARY)
             .args(["serve", "--log", "error"])
             .args(["--set", &format!("log.dirs={}", data.display())])
             .args(["--set", "listeners=PLAINTEXT://127.0.0.1:0", "--set", "shards=2"])
+            .args(settings.iter().flat_map(|setting| ["--set", setting]))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -181,4 +187,60 @@ fn whoever_reads_that_it_is_ready_may_end_it_at_once() {
     for _ in 0..20 {
         assert!(Broker::start(dir.path()).stop().success());
     }
+}
+
+/// A broker with a compacted topic `t` of 4,000 records of ten keys.
+struct Compacted(Broker);
+
+impl Compacted {
+    fn start(data: &Path, settings: &[&str]) -> Compacted {
+        let broker = Broker::with(data, settings);
+        let policy = ["--config", "cleanup.policy=compact", "--config", "segment.bytes=1048576"];
+        broker.run(&[&["topic", "create", "t"][..], &policy[..]].concat(), "");
+        let lines: String = (0..4000).map(|at| format!("{}\t{}\n", at % 10, "x".repeat(1000))).collect();
+        broker.run(&["produce", "t", "--key-separator", "\t"], &lines);
+        Compacted(broker)
+    }
+
+    fn records(&self) -> usize {
+        self.0.run(&["consume", "t", "--from", "beginning", "--no-follow"], "").lines().count()
+    }
+
+    fn stays(&self) {
+        (0..20).for_each(|_| assert_eq!(self.records(), 4000));
+    }
+
+    fn shrinks(&self) {
+        assert!((0..500).any(|_| self.records() < 4000), "it was never compacted");
+    }
+
+    fn set(&self, setting: &str) {
+        self.0.run(&["config", "alter", "--broker", "default", "--set", setting], "");
+    }
+}
+
+#[test]
+fn the_cleaner_goes_by_what_was_set_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = ["log.cleaner.backoff.ms=20", "log.cleaner.min.cleanable.ratio=1"];
+    let topic = Compacted::start(&dir.path().join("data"), &settings);
+    topic.stays();
+    // Dirty enough now, but without bandwidth.
+    topic.set("log.cleaner.io.max.bytes.per.second=1");
+    topic.set("log.cleaner.min.cleanable.ratio=0.01");
+    topic.stays();
+    topic.set("log.cleaner.io.max.bytes.per.second=1000000000");
+    topic.shrinks();
+    assert!(topic.0.stop().success());
+}
+
+#[test]
+fn a_long_rest_of_the_cleaner_ends_when_it_is_shortened() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = ["log.cleaner.backoff.ms=3600000", "log.cleaner.min.cleanable.ratio=0.01"];
+    let topic = Compacted::start(&dir.path().join("data"), &settings);
+    topic.stays();
+    topic.set("log.cleaner.backoff.ms=20");
+    topic.shrinks();
+    assert!(topic.0.stop().success());
 }
