@@ -17,7 +17,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import re
 import resource
 import shutil
@@ -28,13 +27,13 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import bench  # noqa: E402
 import kafkatools  # noqa: E402
 import prepare  # noqa: E402
+from bench import ROOT, TICK, cpu_s, rss_mib  # noqa: E402
 from broker import Broker, answers, binary, free_port  # noqa: E402
 
-TICK = os.sysconf("SC_CLK_TCK")
 GB = 1e9
 # Contenders: the broker and its settings. The second Ringlog only runs what is asked of `written` at acks=all.
 CONTENDERS = {
@@ -49,21 +48,10 @@ FIGURES = {
 }
 
 
-def cpu_seconds(pid):
-    with open(f"/proc/{pid}/stat") as f:
-        fields = f.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
-
-
 def machine_busy_seconds():
     with open("/proc/stat") as f:
         t = [int(x) for x in f.readline().split()[1:9]]
     return (sum(t) - t[3] - t[4]) / TICK
-
-
-def rss_mib(pid):
-    with open(f"/proc/{pid}/status") as f:
-        return next(int(line.split()[1]) / 1024 for line in f if line.startswith("VmRSS"))
 
 
 class Round:
@@ -125,7 +113,7 @@ class Round:
             self.create(topic, *topic_config)
         os.sync()
         pid = self.broker.pid()
-        broker, busy, began = cpu_seconds(pid), machine_busy_seconds(), time.monotonic()
+        broker, busy, began = cpu_s(pid), machine_busy_seconds(), time.monotonic()
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         try:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
@@ -133,7 +121,7 @@ class Round:
         except subprocess.TimeoutExpired as e:
             out = f"timed out {e}"
         took = time.monotonic() - began
-        used = cpu_seconds(pid) - broker
+        used = cpu_s(pid) - broker
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         client = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         other = max(0.0, machine_busy_seconds() - busy - used - client) / took / os.cpu_count()
@@ -264,19 +252,11 @@ def tables(rows):
 
 
 def facts(options, rows):
-    def out(*command):
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    with open("/proc/cpuinfo") as f:
-        cpu = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), platform.machine())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    changed = out("git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no")
-    file_system = out("stat", "-f", "-c", "%T", kafkatools.CACHE)
     other = statistics.median([r[6] for r in rows]) if rows else 0
     return "\n".join([
         f"- command: `perf/compare-kafka.py --rounds {options.rounds} --scale {options.scale:g}`",
-        f"- commit: {out('git', '-C', ROOT, 'rev-parse', '--short=12', 'HEAD')}{' with changes' if changed else ''}, "
-        f"{datetime.date.today()}",
-        f"- machine: {os.cpu_count()} cores, {cpu}, {memory:.0f} GiB, Linux {platform.release()}, {file_system}",
+        f"- commit: {bench.commit()}",
+        f"- machine: {bench.machine()}",
         "- Apache Kafka 4.3.1, one KRaft node, 1 GiB heap, JDK 17; Ringlog with 2 shards; clients on the same machine",
         "- producers: 6 partitions, batch.size 262144, linger 10 ms; the figures leave out the first 30 % of the records",
         f"- CPU taken by neither broker nor client: {other:.0%} (median of the runs)",

@@ -13,22 +13,17 @@ protocol's bytes. Writes perf/results/NAME.md; needs what tests/clients needs, a
 """
 import argparse
 import asyncio
-import datetime
 import os
-import platform
 import re
 import resource
-import shutil
 import struct
-import subprocess
 import sys
 import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from rebalance import ROOT, Connection, Member, data, text  # noqa: E402
-import kafkatools  # noqa: E402
-from broker import Broker, free_port  # noqa: E402
+import bench  # noqa: E402
+from rebalance import Connection, connected, data, form, replace, text  # noqa: E402
 
 OFFSET_COMMIT, OFFSET_FETCH, FIND, JOIN, SYNC, CREATE, INIT, ADD, END = 8, 9, 10, 11, 14, 19, 22, 24, 26
 COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR = 14, 15, 16
@@ -83,13 +78,10 @@ class Load:
 
     def cpu(self):
         """CPU seconds of the broker since its start."""
-        with open(f"/proc/{self.broker.pid()}/stat") as f:
-            fields = f.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return bench.cpu_s(self.broker.pid())
 
     def rss(self):
-        with open(f"/proc/{self.broker.pid()}/status") as f:
-            return int(re.search(r"VmRSS:\s+(\d+)", f.read())[1]) / 1024
+        return bench.rss_mib(self.broker.pid())
 
 
 def first_error(answer):
@@ -148,22 +140,11 @@ async def members(load, scale):
     count = max(2, round(1000 * scale))
     await load.create("t", count)
     await load.coordinator("g")
-    group = [Member(await Connection().open(load.broker.port)) for _ in range(count)]
+    group = await connected(load.broker.port, count)
     yield f"{count:,} members, connected", {"before": load.rss()}
-    began = time.perf_counter()
-    await asyncio.gather(*(member.join() for member in group))
-    last = max(member.generation for member in group)
-    await asyncio.gather(*(member.follow(last) for member in group))
-    yield "the group forms", {"seconds": time.perf_counter() - began, "with": load.rss()}
+    yield "the group forms", {"seconds": await form(group), "with": load.rss()}
     for comer in group[:3]:
-        await comer.leave()
-        others = [member for member in group if member is not comer]
-        last = max(member.generation for member in others)
-        await asyncio.gather(*(member.follow(last + 1) for member in others))
-        last = max(member.generation for member in others)
-        began = time.perf_counter()
-        await asyncio.gather(comer.join(), *(member.follow(last + 1) for member in others))
-        yield "one joins, all have their assignments", {"seconds": time.perf_counter() - began, "with": load.rss()}
+        yield "one joins, all have their assignments", {"seconds": await replace(group, comer), "with": load.rss()}
 
 
 async def groups(load, scale):
@@ -172,7 +153,7 @@ async def groups(load, scale):
     await load.coordinator("g0")
     yield f"{count:,} groups", {"before": load.rss()}
 
-    async def form(connection, group):
+    async def with_member(connection, group):
         member = ""
 
         async def join(error_of):
@@ -188,7 +169,7 @@ async def groups(load, scale):
         body = text(group) + struct.pack(">i", generation) + text(member) + text(None) + assignment
         await load.ask(connection, SYNC, 3, body, join_error)
     began = time.perf_counter()
-    await load.each([f"g{n}" for n in range(count)], form)
+    await load.each([f"g{n}" for n in range(count)], with_member)
     yield "each has its member", {"seconds": time.perf_counter() - began, "with": load.rss()}
 
 
@@ -254,16 +235,8 @@ async def measure(part, broker, scale, kind):
 
 
 def one(part, kind, options):
-    os.environ["BROKER"] = kind
-    directory = os.path.join(kafkatools.CACHE, "work", f"coordinators-{os.getpid()}-{kind}-{part}")
-    shutil.rmtree(directory, ignore_errors=True)
-    broker = Broker(directory, free_port(options.port), SETTINGS)
-    try:
-        broker.start()
+    with bench.running(kind, f"coordinators-{part}", options.port, SETTINGS) as broker:
         return asyncio.run(asyncio.wait_for(measure(part, broker, options.scale, kind), 1800))
-    finally:
-        broker.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def main():
@@ -280,14 +253,11 @@ def main():
     for part in (part for part in PARTS if re.search(options.only, part)):
         for kind in ("ringlog", "kafka") if options.kafka else ("ringlog",):
             rows += one(part, kind, options)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    load = ", ".join(f"{part:.1f}" for part in os.getloadavg())
     lines = ["# Large coordinators", "", f"- command: `{' '.join(['perf/coordinators.py', *sys.argv[1:]])}`",
-             f"- commit {commit}, {datetime.date.today()}; {os.cpu_count()} cores, Linux {platform.release()}; load average {load}", "",
+             f"- {bench.origin()}", "",
              "| broker | part | | " + " | ".join(title for _, title, _ in COLUMNS) + " |",
              "| --- | --- | --- |" + " ---: |" * len(COLUMNS), *rows]
-    with open(os.path.join(ROOT, "perf", "results", f"{options.name}.md"), "w") as f:
-        f.write("\n".join(lines) + "\n")
+    bench.save(options.name, lines)
 
 
 if __name__ == "__main__":

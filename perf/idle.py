@@ -7,7 +7,6 @@ BROKER=kafka measures Apache Kafka with the same steps (its 1 GiB heap is part o
 Needs the client environment of tests/clients and target/release/ringlog; raise the limit of open files (ulimit -n 30000).
 """
 import argparse
-import datetime
 import os
 import resource
 import shutil
@@ -18,24 +17,13 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import bench  # noqa: E402
 import kafkatools  # noqa: E402
+from bench import cpu_s, rss_mib  # noqa: E402
 from broker import Broker, answers, binary, free_port  # noqa: E402
 
 IDLE_S = 5
-TICK = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pid):
-    with open(f"/proc/{pid}/stat") as f:
-        fields = f.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
-
-
-def rss_mib(pid):
-    with open(f"/proc/{pid}/status") as f:
-        return next(int(line.split()[1]) / 1024 for line in f if line.startswith("VmRSS"))
 
 
 class Round:
@@ -127,16 +115,14 @@ def main():
     for number in range(options.rounds):
         for step, figure, value in Round(options, number).run():
             found.setdefault((step, figure), []).append(value)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     lines = [f"# What an idle broker costs: {kind}", "",
              f"- command: `{'BROKER=kafka ' if kind == 'kafka' else ''}perf/idle.py --partitions {options.partitions} --connections {options.connections} "
              f"--written {options.written} --rounds {options.rounds}`",
-             f"- commit {commit}, {datetime.date.today()}; {os.cpu_count()} cores, Linux {os.uname().release}", "",
+             f"- {bench.origin()}", "",
              "| step | figure | min / median / max |", "| --- | --- | ---: |"]
     for (step, figure), values in found.items():
         lines.append(f"| {step} | {figure} | {min(values):,.1f} / **{statistics.median(values):,.1f}** / {max(values):,.1f} |")
-    with open(os.path.join(ROOT, "perf", "results", options.name + ".md"), "w") as f:
-        f.write("\n".join(lines) + "\n")
+    bench.save(options.name, lines)
 
 
 if __name__ == "__main__":

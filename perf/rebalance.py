@@ -9,21 +9,15 @@ heartbeat, is left out. Writes perf/results/NAME.md and needs what tests/clients
 """
 import argparse
 import asyncio
-import datetime
 import os
-import platform
-import shutil
 import statistics
 import struct
-import subprocess
 import sys
 import time
 
 sys.dont_write_bytecode = True
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
-import kafkatools  # noqa: E402
-from broker import Broker, free_port  # noqa: E402
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import bench  # noqa: E402
 
 JOIN, HEARTBEAT, LEAVE, SYNC, FIND, CREATE = 11, 12, 13, 14, 10, 19
 REBALANCE_IN_PROGRESS, MEMBER_ID_REQUIRED = 27, 79
@@ -130,6 +124,32 @@ class Member:
         self.id, self.generation = "", -1
 
 
+async def connected(port, members):
+    """So many members to be, each on a connection of its own."""
+    return [Member(await Connection().open(port)) for _ in range(members)]
+
+
+async def form(group):
+    """All join; seconds until each has its assignment in the last generation."""
+    began = time.perf_counter()
+    await asyncio.gather(*(member.join() for member in group))
+    last = max(member.generation for member in group)
+    await asyncio.gather(*(member.follow(last) for member in group))
+    return time.perf_counter() - began
+
+
+async def replace(group, comer):
+    """One leaves, and when the others have settled joins again; seconds from then until all have their assignments."""
+    await comer.leave()
+    others = [member for member in group if member is not comer]
+    last = max(member.generation for member in others)
+    await asyncio.gather(*(member.follow(last + 1) for member in others))
+    last = max(member.generation for member in others)
+    began = time.perf_counter()
+    await asyncio.gather(comer.join(), *(member.follow(last + 1) for member in others))
+    return time.perf_counter() - began
+
+
 async def measure(port, members, repeats):
     """Seconds: of the group's making, and of each rebalance."""
     first = await Connection().open(port)
@@ -141,37 +161,14 @@ async def measure(port, members, repeats):
         if answer.number("h") == 0:
             break
         await asyncio.sleep(0.1)
-    group = [Member(await Connection().open(port)) for _ in range(members)]
-    began = time.perf_counter()
-    await asyncio.gather(*(member.join() for member in group))
-    last = max(member.generation for member in group)
-    await asyncio.gather(*(member.follow(last) for member in group))
-    made = time.perf_counter() - began
-    times = []
-    for n in range(repeats):
-        comer = group[n % members]
-        await comer.leave()
-        others = [member for member in group if member is not comer]
-        last = max(member.generation for member in others)
-        await asyncio.gather(*(member.follow(last + 1) for member in others))
-        last = max(member.generation for member in others)
-        began = time.perf_counter()
-        await asyncio.gather(comer.join(), *(member.follow(last + 1) for member in others))
-        times.append(time.perf_counter() - began)
-    return made, times
+    group = await connected(port, members)
+    made = await form(group)
+    return made, [await replace(group, group[n % members]) for n in range(repeats)]
 
 
-def one(kind, options, number):
-    os.environ["BROKER"] = kind
-    directory = os.path.join(kafkatools.CACHE, "work", f"rebalance-{os.getpid()}-{number}-{kind}")
-    shutil.rmtree(directory, ignore_errors=True)
-    broker = Broker(directory, free_port(options.port), SETTINGS)
-    try:
-        broker.start()
+def one(kind, options):
+    with bench.running(kind, "rebalance", options.port, SETTINGS) as broker:
         return asyncio.run(asyncio.wait_for(measure(broker.port, options.members, options.repeats), 300))
-    finally:
-        broker.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def row(what, figures):
@@ -188,22 +185,19 @@ def main():
     made, times = {"ringlog": [], "kafka": []}, {"ringlog": [], "kafka": []}
     for number in range(options.rounds):
         for kind in ("ringlog", "kafka") if number % 2 == 0 else ("kafka", "ringlog"):
-            first, again = one(kind, options, number)
+            first, again = one(kind, options)
             made[kind].append(first)
             times[kind] += again
             print(f"round {number} {kind}: made in {1000 * first:.0f} ms, then {[round(1000 * t) for t in again]} ms", flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    load = ", ".join(f"{l:.1f}" for l in os.getloadavg())
     lines = [f"# A rebalance of {options.members} members", "",
              f"- command: `perf/rebalance.py --members {options.members} --rounds {options.rounds} --repeats {options.repeats}`",
-             f"- commit {commit}, {datetime.date.today()}; {os.cpu_count()} cores, Linux {platform.release()}; load average {load}",
+             f"- {bench.origin()}",
              "- classic protocol, one thread is all members; milliseconds; the brokers are fresh from their start, and forming the group is "
              "the first thing they do", "",
              "| | times | min | median | max |", "| --- | ---: | ---: | ---: | ---: |"]
     for kind in ("ringlog", "kafka"):
         lines += [row(f"{kind}: the group forms", made[kind]), row(f"{kind}: one joins, all have their assignments", times[kind])]
-    with open(os.path.join(ROOT, "perf", "results", f"{options.name}.md"), "w") as f:
-        f.write("\n".join(lines) + "\n")
+    bench.save(options.name, lines)
     print("\n".join(lines))
 
 

@@ -18,10 +18,8 @@ import datetime
 import glob
 import json
 import os
-import platform
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,11 +27,11 @@ import tempfile
 import tomllib
 
 sys.dont_write_bytecode = True
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
-import kafkatools  # noqa: E402
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import bench  # noqa: E402
 import prepare  # noqa: E402
-from broker import Broker, binary, free_port  # noqa: E402
+from bench import ROOT  # noqa: E402
+from broker import binary  # noqa: E402
 
 # What a broker is told so that it promises the level and no more: settings of ours at its start, of Kafka on each topic.
 RINGLOG_SETTINGS = {"memory": [], "durable": [],
@@ -138,12 +136,7 @@ def contenders(scenarios):
 
 def one_round(options, number, group, results):
     kind, settings, scenarios = group
-    os.environ["BROKER"] = kind
-    directory = os.path.join(kafkatools.CACHE, "work", f"scenarios-{os.getpid()}-{kind}")
-    shutil.rmtree(directory, ignore_errors=True)
-    broker = Broker(directory, free_port(options.port), settings)
-    try:
-        broker.start()
+    with bench.running(kind, "scenarios", options.port, settings) as broker:
         warm_up(broker.address)
         for scenario in scenarios:
             if broker.pid() is None:
@@ -154,9 +147,6 @@ def one_round(options, number, group, results):
             for topic in ("cold", "tail", "fan"):
                 subprocess.run([binary(), "topic", "delete", topic, "--bootstrap", broker.address], timeout=60,
                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    finally:
-        broker.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def summary(report):
@@ -215,21 +205,12 @@ def section(scenario, by, comparison):
 
 
 def facts(options, results):
-    def out(*command):
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    with open("/proc/cpuinfo") as f:
-        cpu = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), platform.machine())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    changed = out("git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no")
     reports = [r for by in results.values() for rs in by.values() for r in rs if isinstance(r, dict)]
     noise = [r["noise"]["other_cpu"] for r in reports if r.get("noise") and r["noise"]["other_cpu"] is not None]
     shown = f"{sorted(noise)[len(noise) // 2]:.0%} (median), {max(noise):.0%} (most)" if noise else "unknown"
     return [f"- command: `perf/scenarios.py --rounds {options.rounds} --scale {options.scale:g}"
             + (f" --only '{options.only}'" if options.only else "") + "`",
-            f"- commit: {out('git', '-C', ROOT, 'rev-parse', '--short=12', 'HEAD')}{' with changes' if changed else ''}, "
-            f"{datetime.date.today()}",
-            f"- machine: {os.cpu_count()} cores, {cpu}, {memory:.0f} GiB, Linux {platform.release()}, "
-            f"{out('stat', '-f', '-c', '%T', kafkatools.CACHE)}",
+            f"- commit: {bench.commit()}", f"- machine: {bench.machine()}",
             "- Apache Kafka 4.3.1, one KRaft node, 1 GiB heap, JDK 17; Ringlog with 2 shards; clients on the same machine",
             f"- CPU of the machine that others took during a run: {shown}"]
 

@@ -8,21 +8,17 @@ Ringlog told to promise the same (written); and Ringlog as it is (durable: on st
 directory, the order turning round. Writes perf/results/NAME.md; needs what tests/clients needs, and target/release/ringlog.
 """
 import argparse
-import datetime
 import json
 import os
-import platform
-import shutil
 import statistics
 import subprocess
 import sys
 
 sys.dont_write_bytecode = True
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
-import kafkatools  # noqa: E402
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import bench  # noqa: E402
 import prepare  # noqa: E402
-from broker import Broker, binary, free_port  # noqa: E402
+from broker import binary  # noqa: E402
 
 CONTENDERS = {
     "Kafka, written": ("kafka", []),
@@ -50,12 +46,7 @@ def load(broker, producers, records, seconds, warmup):
 
 def one(name, options, number):
     kind, settings = CONTENDERS[name]
-    os.environ["BROKER"] = kind
-    directory = os.path.join(kafkatools.CACHE, "work", f"transactions-{os.getpid()}-{number}-{kind}")
-    shutil.rmtree(directory, ignore_errors=True)
-    broker = Broker(directory, free_port(options.port), settings)
-    try:
-        broker.start()
+    with bench.running(kind, "transactions", options.port, settings) as broker:
         found = {}
         for producers in options.producers:
             for records in options.records:
@@ -64,9 +55,6 @@ def one(name, options, number):
                 print(f"round {number} {name}: {producers} producers, {records} records: "
                       + ", ".join(f"{value:.1f} {title}" for (title, _), value in zip(FIGURES, found[producers, records])), flush=True)
         return found
-    finally:
-        broker.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def numbers(text):
@@ -86,10 +74,8 @@ def main():
     for number in range(options.rounds):
         for name in CONTENDERS if number % 2 == 0 else reversed(CONTENDERS):
             runs[name].append(one(name, options, number))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    busy = ", ".join(f"{part:.1f}" for part in os.getloadavg())
     lines = ["# Transactions", "", f"- command: `{' '.join(['perf/transactions.py', *sys.argv[1:]])}`",
-             f"- commit {commit}, {datetime.date.today()}; {os.cpu_count()} cores, Linux {platform.release()}; load average {busy}",
+             f"- {bench.origin()}",
              f"- {options.rounds} alternate rounds, {options.seconds} s each after {options.warmup} s of warm-up; records of 100 B over {PARTITIONS} "
              "partitions; median (min to max)"]
     for producers in options.producers:
@@ -100,8 +86,7 @@ def main():
                 columns = zip(*(found[producers, records] for found in rounds))
                 cells = [f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})" for values in columns]
                 lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    with open(os.path.join(ROOT, "perf", "results", f"{options.name}.md"), "w") as f:
-        f.write("\n".join(lines) + "\n")
+    bench.save(options.name, lines)
     print("\n".join(lines))
 
 
