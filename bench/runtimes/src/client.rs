@@ -1,35 +1,42 @@
-//! A client that costs so little that the server is what is measured: the same encoded batch again and again, a thread a
-//! connection, nothing decoded but what tells the end and an error. It speaks to the append servers and to any broker.
+//! A client that costs so little that the server is what is measured: the same encoded batch again and again, blocking
+//! threads, nothing decoded but what tells the end and an error. It speaks to the append servers and to any broker.
 
+use std::collections::VecDeque;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Barrier;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 
 use crate::wire::{self, CREATE_TOPICS, FETCH, Fields, Malformed, PRODUCE, Put};
 
+/// Answers to produce requests are small; a large answer is read past the buffer.
+const READ_AHEAD: usize = 4 * 1024;
 const ANSWER_MAX: usize = 256 << 20;
 const LATENCY_MAX_NS: u64 = 600_000_000_000;
 
-/// What one connection did.
+/// What a thread did.
 pub struct Done {
     pub requests: u64,
     pub records: u64,
     pub bytes: u64,
     pub latency: Histogram<u64>,
+    /// From the start to the last answer; of several threads, the longest.
+    pub time: Duration,
 }
 
 impl Done {
     pub fn new() -> Done {
         let latency = Histogram::new_with_max(LATENCY_MAX_NS, 3).expect("the bounds are fixed");
-        Done { requests: 0, records: 0, bytes: 0, latency }
+        Done { requests: 0, records: 0, bytes: 0, latency, time: Duration::ZERO }
     }
 
     pub fn add(&mut self, other: &Done) {
         self.requests += other.requests;
         self.records += other.records;
         self.bytes += other.bytes;
+        self.time = self.time.max(other.time);
         self.latency.add(&other.latency).expect("both have the same bounds");
     }
 
@@ -44,16 +51,24 @@ impl Default for Done {
     }
 }
 
-/// When a connection stops: at a time, or after so many requests.
+/// When a thread starts and stops: once all are connected; after a time, or after so many requests.
 #[derive(Clone, Copy)]
-pub struct Until {
-    pub time: Option<Instant>,
+pub struct Until<'a> {
+    pub start: &'a Barrier,
+    pub time: Option<Duration>,
     pub requests: u64,
 }
 
-impl Until {
-    fn goes_on(&self, requests: u64) -> bool {
-        requests < self.requests && self.time.is_none_or(|time| Instant::now() < time)
+impl Until<'_> {
+    /// Connects, waits for the other threads to have done so (or failed), and tells the time of the start.
+    fn connected<T>(&self, connect: impl FnOnce() -> io::Result<T>) -> io::Result<(T, Instant)> {
+        let connected = connect();
+        self.start.wait();
+        Ok((connected?, Instant::now()))
+    }
+
+    fn goes_on(&self, began: Instant, requests: u64) -> bool {
+        requests < self.requests && self.time.is_none_or(|time| began.elapsed() < time)
     }
 }
 
@@ -68,25 +83,38 @@ pub struct Produce {
 }
 
 impl Produce {
-    /// Keeps requests under way on one connection, over the partitions in turn.
-    pub fn run(&self, address: SocketAddr, first_partition: i32, until: Until) -> io::Result<Done> {
-        let (mut stream, mut answers) = connect(address)?;
+    /// Keeps requests under way over some connections in turn, and over the partitions in turn.
+    pub fn run(
+        &self,
+        address: SocketAddr,
+        connections: u32,
+        first_partition: i32,
+        until: Until,
+    ) -> io::Result<Done> {
+        let connect = || (0..connections).map(|_| connect(address)).collect::<io::Result<Vec<_>>>();
+        let (mut connections, began) = until.connected(connect)?;
         let (mut request, partition_at) = self.request();
         let (mut done, mut sent, mut partition, mut answer) =
             (Done::new(), 0u64, first_partition, Vec::new());
-        let mut times = std::collections::VecDeque::with_capacity(self.in_flight);
+        // The connections answer in an order of their own, each its requests in theirs: waiting for the oldest is enough.
+        let mut under_way = VecDeque::with_capacity(self.in_flight);
+        let count = connections.len() as u64;
         loop {
-            if times.len() < self.in_flight && until.goes_on(sent) {
+            if under_way.len() < self.in_flight && until.goes_on(began, sent) {
                 partition = (partition + 1) % self.partitions;
                 request[partition_at..partition_at + 4].copy_from_slice(&partition.to_be_bytes());
-                times.push_back(Instant::now());
-                stream.write_all(&request)?;
+                let connection = (sent % count) as usize;
+                under_way.push_back((connection, Instant::now()));
+                send(&connections[connection], &request)?;
                 sent += 1;
                 continue;
             }
-            let Some(began) = times.pop_front() else { return Ok(done) };
-            receive(&mut answers, &mut answer)?;
-            done.took(began);
+            let Some((connection, sent_at)) = under_way.pop_front() else {
+                done.time = began.elapsed();
+                return Ok(done);
+            };
+            receive(&mut connections[connection], &mut answer)?;
+            done.took(sent_at);
             accepted(&answer).map_err(|Malformed| damaged())??;
             done.requests += 1;
             done.records += self.records as u64;
@@ -121,18 +149,18 @@ pub struct Fetch {
 
 impl Fetch {
     /// Reads the partitions from their start to their end, over and over.
-    pub fn run(&self, address: SocketAddr, until: Until) -> io::Result<Done> {
-        let (mut stream, mut answers) = connect(address)?;
+    pub fn run(&self, address: SocketAddr, until: Until<'_>) -> io::Result<Done> {
+        let (mut connection, began) = until.connected(|| connect(address))?;
         let mut offsets = vec![0; self.partitions.len()];
         let (mut done, mut request, mut answer) = (Done::new(), Vec::new(), Vec::new());
-        while until.goes_on(done.requests) {
+        while until.goes_on(began, done.requests) {
             request.clear();
             let wanted = self.partitions.iter().copied().zip(offsets.iter().copied());
             fetch_request(&mut request, &self.topic, wanted, 100, self.partition_bytes);
-            let began = Instant::now();
-            stream.write_all(&request)?;
-            receive(&mut answers, &mut answer)?;
-            done.took(began);
+            let sent_at = Instant::now();
+            send(&connection, &request)?;
+            receive(&mut connection, &mut answer)?;
+            done.took(sent_at);
             let at_end = self.fetched(&answer, &mut offsets, &mut done).map_err(|Malformed| damaged())??;
             done.requests += 1;
             if at_end && done.records == 0 {
@@ -142,6 +170,7 @@ impl Fetch {
                 offsets.fill(0);
             }
         }
+        done.time = began.elapsed();
         Ok(done)
     }
 
@@ -197,7 +226,7 @@ pub fn create(
     partitions: i32,
     configs: &[(String, String)],
 ) -> io::Result<()> {
-    let (mut stream, mut answers) = connect(address)?;
+    let mut connection = connect(address)?;
     let (mut request, mut answer) = (Vec::new(), Vec::new());
     let start = wire::begin_request(&mut request, CREATE_TOPICS, 2, 1);
     request.i32(1);
@@ -213,8 +242,8 @@ pub fn create(
     request.i32(30_000);
     request.i8(0);
     wire::seal(&mut request, start);
-    stream.write_all(&request)?;
-    receive(&mut answers, &mut answer)?;
+    send(&connection, &request)?;
+    receive(&mut connection, &mut answer)?;
     let mut fields = Fields(&answer);
     let error = fields
         .bytes(12)
@@ -228,8 +257,8 @@ pub fn create(
     for attempt in 0.. {
         request.clear();
         fetch_request(&mut request, topic, (0..partitions).map(|partition| (partition, 0)), 0, 1);
-        stream.write_all(&request)?;
-        receive(&mut answers, &mut answer)?;
+        send(&connection, &request)?;
+        receive(&mut connection, &mut answer)?;
         let mut offsets = vec![0; fetch.partitions.len()];
         match fetch.fetched(&answer, &mut offsets, &mut Done::new()).map_err(|Malformed| damaged())? {
             Err(error) if attempt == 500 => return Err(error),
@@ -240,12 +269,18 @@ pub fn create(
     Ok(())
 }
 
-fn connect(address: SocketAddr) -> io::Result<(TcpStream, BufReader<TcpStream>)> {
+/// One descriptor a connection: it is written to past the buffer that it is read through.
+type Connection = BufReader<TcpStream>;
+
+fn connect(address: SocketAddr) -> io::Result<Connection> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-    let answers = BufReader::with_capacity(64 * 1024, stream.try_clone()?);
-    Ok((stream, answers))
+    Ok(BufReader::with_capacity(READ_AHEAD, stream))
+}
+
+fn send(connection: &Connection, request: &[u8]) -> io::Result<()> {
+    (&mut connection.get_ref()).write_all(request)
 }
 
 fn damaged() -> io::Error {

@@ -3,8 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Barrier;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use runtimes::client::{self, Done, Fetch, Produce, Until};
@@ -22,7 +23,7 @@ enum Command {
     Produce {
         #[command(flatten)]
         run: Run,
-        /// Requests under way on each connection
+        /// Requests under way on each connection; on each thread, where it holds several
         #[arg(long, default_value_t = 4)]
         in_flight: usize,
         /// Records of a batch
@@ -58,8 +59,11 @@ struct Run {
     topic: String,
     #[arg(value_parser = clap::value_parser!(i32).range(1..))]
     partitions: i32,
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     connections: u32,
+    /// Threads at most, the connections shared out to them; a produce request goes over a thread's connections in turn
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    threads: u32,
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// Stop after so many requests in all, however long they take
@@ -68,34 +72,27 @@ struct Run {
 }
 
 impl Run {
-    fn on_each(
-        &self,
-        connections: u32,
-        one: impl Fn(u32, Until) -> io::Result<Done> + Sync,
-    ) -> io::Result<()> {
-        let began = Instant::now();
-        let time = self.requests.is_none().then(|| began + Duration::from_secs_f64(self.seconds));
+    fn on_each(&self, threads: u32, one: impl Fn(u32, Until) -> io::Result<Done> + Sync) -> io::Result<()> {
+        let time = self.requests.is_none().then(|| Duration::from_secs_f64(self.seconds));
+        let start = Barrier::new(threads as usize);
         let share = |number| match self.requests {
-            Some(all) => {
-                all / u64::from(connections) + u64::from(u64::from(number) < all % u64::from(connections))
-            }
+            Some(all) => all / u64::from(threads) + u64::from(u64::from(number) < all % u64::from(threads)),
             None => u64::MAX,
         };
-        let one = &one;
+        let (one, start) = (&one, &start);
         let found: Vec<_> = thread::scope(|scope| {
-            let started: Vec<_> = (0..connections)
-                .map(|number| scope.spawn(move || one(number, Until { time, requests: share(number) })))
+            let started: Vec<_> = (0..threads)
+                .map(|number| {
+                    scope.spawn(move || one(number, Until { start, time, requests: share(number) }))
+                })
                 .collect();
-            started
-                .into_iter()
-                .map(|thread| thread.join().expect("a connection's thread does not panic"))
-                .collect()
+            started.into_iter().map(|thread| thread.join().expect("a thread does not panic")).collect()
         });
-        let seconds = began.elapsed().as_secs_f64();
         let mut done = Done::new();
         for one in found {
             done.add(&one?);
         }
+        let seconds = done.time.as_secs_f64();
         let micros = |quantile| done.latency.value_at_quantile(quantile) as f64 / 1000.0;
         println!(
             "{}",
@@ -125,8 +122,11 @@ fn main() -> io::Result<()> {
                 size,
                 acks,
             };
-            run.on_each(run.connections, |number, until| {
-                produce.run(run.address, number as i32 % run.partitions, until)
+            let threads = run.threads.min(run.connections);
+            run.on_each(threads, |number, until| {
+                let connections = run.connections / threads + u32::from(number < run.connections % threads);
+                let first = i64::from(number) * i64::from(run.partitions) / i64::from(threads);
+                produce.run(run.address, connections, first as i32, until)
             })
         }
         Command::Fetch { run, partition_bytes } => {
