@@ -58,7 +58,7 @@ struct Outcome {
 }
 
 const PARTS: &[Part] = &[
-    Part { name: "storage", run: storage, seeds: 6, regressions: &[297, 810] },
+    Part { name: "storage", run: storage, seeds: 6, regressions: &[297, 810, 270] },
     Part { name: "broker", run: broker, seeds: 3, regressions: &[] },
     Part { name: "transactions", run: transactions, seeds: 3, regressions: &[880, 1043, 1659] },
 ];

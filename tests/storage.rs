@@ -87,7 +87,7 @@ impl Scene {
             let found = topics.iter().find(|topic| topic.topic_id == id)?;
             Some((found.topic.clone(), self.config.clone()))
         };
-        let report = storage::recover(&mut ios[0], &dirs, &find).unwrap();
+        let report = storage::recover(&mut ios[0], &dirs, &find, &|_, _| None).unwrap();
         assert!(report.failed_dirs.is_empty(), "{report:?}");
         self.report = report;
         for (shard, mut io) in ios.into_iter().enumerate() {

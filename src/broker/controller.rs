@@ -11,6 +11,7 @@ use slab::Slab;
 
 use super::handlers::init_producer_id;
 use super::mail::Mail;
+use super::moves::PreferredDirs;
 use super::request::{Forwarded, Head, Response};
 use super::{Broker, CONTROL_SHARD};
 use crate::io::{Completion, Io};
@@ -59,6 +60,7 @@ pub struct Controller {
     producer_ids: Range<i64>,
     producer_id_asked: bool,
     producer_id_waiters: VecDeque<Forwarded>,
+    pub(super) preferred_dirs: PreferredDirs,
 }
 
 /// A request whose changes are under way.
@@ -86,11 +88,17 @@ impl Controller {
             producer_ids: 0..0,
             producer_id_asked: false,
             producer_id_waiters: VecDeque::new(),
+            preferred_dirs: PreferredDirs::default(),
         }
     }
 }
 
 impl Controller {
+    /// The metadata with all that is proposed; and whether a failed write has left open what the next start finds.
+    pub(super) fn metadata(&self) -> &Embedded {
+        &self.metadata
+    }
+
     /// The producer ids set aside and not given out.
     pub(super) fn producer_ids(&mut self) -> &mut Range<i64> {
         &mut self.producer_ids
@@ -118,8 +126,14 @@ impl Broker {
         let admin =
             controller.admins.insert(Admin { shard, head, results, version: 0, finish: Some(finish) });
         for (index, change) in changes.into_iter().enumerate() {
-            let proposed =
-                change.and_then(|change| controller.metadata.propose(io, change).map_err(AdminError::from));
+            let proposed = change.and_then(|mut change| {
+                controller.preferred_dirs.apply(
+                    controller.metadata.latest(),
+                    &self.live_dir_ids,
+                    &mut change,
+                );
+                controller.metadata.propose(io, change).map_err(AdminError::from)
+            });
             match proposed {
                 Ok(proposal) => {
                     controller.proposals.insert(proposal, Purpose::Admin { admin, index });

@@ -12,6 +12,7 @@ use crate::io::buffer::Slice;
 use crate::metadata::ClusterImage;
 use crate::protocol::ErrorCode;
 use crate::protocol::Uuid;
+use crate::storage::FutureLog;
 use crate::storage::transaction_index::AbortedTxn;
 
 pub enum Mail {
@@ -32,6 +33,36 @@ pub enum Mail {
     /// To the transaction coordinator, and back.
     Admit(Box<Admit>),
     Admitted(Admitted),
+    /// Of partitions that move between log directories.
+    Move(MoveMail),
+}
+
+pub enum MoveMail {
+    /// To shard 0: a partition that moved can go on in its new directory. The image tells that it does.
+    Place(Place),
+    /// Back to its owner: it does not.
+    Refused {
+        place: Place,
+        /// Nor will it be found there after a crash.
+        certain: bool,
+    },
+    /// To shard 0: where a partition is to be that does not exist yet.
+    Prefer(Box<PreferDir>),
+}
+
+/// A partition and a log directory, by its index.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub topic_id: Uuid,
+    pub partition: i32,
+    pub dir: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct PreferDir {
+    pub topic: String,
+    pub partition: i32,
+    pub dir: usize,
 }
 
 /// A transactional append that has to be part of its transaction first.
@@ -94,6 +125,10 @@ pub enum Query<'a> {
     },
     /// DescribeLogDirs.
     Size,
+    /// AlterReplicaLogDirs: to the log directory with this index.
+    Move {
+        dir: usize,
+    },
     /// The end of a transaction.
     WriteMarker(Marker),
     /// DescribeProducers.
@@ -149,6 +184,8 @@ pub enum Answer {
     Size {
         dir: usize,
         bytes: u64,
+        /// Its copy on the way to another directory.
+        future: Option<FutureLog>,
     },
     /// The marker is in the log.
     Marked,
@@ -223,6 +260,7 @@ impl Task<'_> {
             }
             Query::DeleteRecords { before } => Query::DeleteRecords { before },
             Query::Size => Query::Size,
+            Query::Move { dir } => Query::Move { dir },
             Query::WriteMarker(marker) => Query::WriteMarker(marker),
             Query::Producers => Query::Producers,
         };

@@ -17,6 +17,7 @@ mod gather; // requests whose parts are out
 pub mod group; // groups of both protocols, and offsets
 mod handlers; // one file an API
 pub mod mail; // what shards tell each other
+mod moves; // partitions on their way to another log directory
 mod partition; // the partitions of a shard
 mod records; // the records of a produce, shared with other shards
 mod reply_memory; // what answers to fetches may hold
@@ -389,6 +390,7 @@ impl Broker {
             Mail::ImageApplied { version } => self.image_applied(from, version),
             Mail::Admit(admit) => self.admit(io, *admit),
             Mail::Admitted(admitted) => self.admitted(io, admitted),
+            Mail::Move(mail) => self.move_mail(io, from, mail),
         }
     }
 
@@ -482,6 +484,7 @@ impl Broker {
                 tracing::error!(dir, error, "log directory offline");
                 self.dir_failed(io, dir);
             }
+            Event::MoveReady { log, dir } => self.move_ready(io, log, dir),
         }
     }
 

@@ -53,15 +53,15 @@ impl Broker {
         let old = std::mem::replace(&mut self.image, image.clone());
         let (removed, changed) = image.changes_since(&old);
         removed.iter().for_each(|topic| self.remove_topic(io, topic));
-        changed.iter().for_each(|topic| self.apply_topic(topic));
+        changed.iter().for_each(|topic| self.apply_topic(io, topic));
         if old.broker_configs != image.broker_configs {
-            self.apply_broker_configs();
+            self.apply_broker_configs(io);
         }
         self.coordinator_image_changed(&old);
     }
 
     /// A topic that is new, or has changed.
-    fn apply_topic(&mut self, topic: &Arc<Topic>) {
+    fn apply_topic(&mut self, io: &mut impl Io, topic: &Arc<Topic>) {
         let config = Arc::new(self.config.topic_config(&topic.configs));
         for (index, placed) in topic.partitions.iter().enumerate() {
             if shard_of(topic, index as i32, self.shards) != self.shard {
@@ -71,7 +71,9 @@ impl Broker {
                 partition.rules = handlers::produce::rules(&config);
                 partition.config = config.clone();
                 partition.leader_epoch = placed.leader_epoch;
-                self.storage.set_config(partition.log, handlers::log_config(&config));
+                let log = partition.log;
+                self.storage.set_config(log, handlers::log_config(&config));
+                self.storage.log_placed(io, log, self.dir_index(placed.directory));
                 continue;
             }
             let dir = self.dir_index(placed.directory);
@@ -86,12 +88,12 @@ impl Broker {
         self.transaction_topic_changed(topic);
     }
 
-    fn apply_broker_configs(&mut self) {
+    fn apply_broker_configs(&mut self, io: &mut impl Io) {
         let image = self.image.clone();
         let config =
             self.config.with_dynamic(image.default_broker_config(), image.broker_config(image.node_id));
         self.config = Arc::new(config);
-        image.topics().for_each(|topic| self.apply_topic(topic));
+        image.topics().for_each(|topic| self.apply_topic(io, topic));
     }
 
     /// Its configuration now, with what clients have set.

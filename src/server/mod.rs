@@ -32,7 +32,7 @@ use crate::metadata::nodes::SHARD_ID_STEP;
 use crate::metadata::{ClusterImage, Embedded, OpenOptions, Opened};
 use crate::metrics::ShardMetrics;
 use crate::protocol::Uuid;
-use crate::storage::{self, Storage, StorageOptions};
+use crate::storage::{self, RecoveryReport, Storage, StorageOptions};
 use crate::tune::measure::Measured;
 
 use balance::Balance;
@@ -111,6 +111,8 @@ struct Recovered {
     image: Arc<ClusterImage>,
     /// The ids of the log directories, in the order of the configuration.
     dir_ids: Vec<Uuid>,
+    /// Moves between the directories that the end of the run before cut off.
+    moves: Vec<(Uuid, i32, usize)>,
     addresses: Vec<SocketAddr>,
     /// Whether the run before had stopped cleanly.
     clean: bool,
@@ -415,9 +417,10 @@ fn open_shard(
             (recovered, None, listeners)
         }
         Given::Tell(tell) => {
-            let (opened, dir_ids, clean) = recover(&mut io, config, &options)?;
+            let (opened, dir_ids, report) = recover(&mut io, config, &options)?;
             let (listeners, addresses) = listen(&mut io, config, None, shard, plan.shards)?;
-            let recovered = Recovered { image: opened.image, dir_ids, addresses, clean };
+            let RecoveryReport { clean, moves, .. } = report;
+            let recovered = Recovered { image: opened.image, dir_ids, moves, addresses, clean };
             // A starting thread that has given up does not take the next report either.
             let _ = tell.send(recovered.clone());
             (recovered, Some(opened.embedded), listeners)
@@ -438,6 +441,7 @@ fn open_shard(
         seed: plan.seed.wrapping_add(shard as u128),
     };
     let mut broker = Broker::open(&mut io, parts).map_err(data)?;
+    broker.resume_moves(&mut io, &recovered.moves);
     if shard == CONTROL_SHARD {
         broker.begin(&mut io, recovered.clean);
     }
@@ -454,7 +458,7 @@ fn recover(
     io: &mut Driver,
     config: &BrokerConfig,
     options: &StorageOptions,
-) -> Result<(Opened, Vec<Uuid>, bool), ServeError> {
+) -> Result<(Opened, Vec<Uuid>, RecoveryReport), ServeError> {
     for dir in &config.log_dirs {
         std::fs::create_dir_all(dir)
             .map_err(|error| ServeError::Data(format!("{}: {error}", dir.display())))?;
@@ -482,10 +486,14 @@ fn recover(
             (topic.name.clone(), crate::broker::log_config(&topic_config))
         })
     };
-    let report = storage::recover(io, &options.dirs, &topics).map_err(data)?;
+    let dir_ids: Vec<Uuid> = opened.directories.iter().map(|directory| directory.id).collect();
+    let homes = |id, partition| {
+        let placed = image.topic_by_id(id)?.partition(partition)?;
+        dir_ids.iter().position(|dir| *dir == placed.directory && !dir.is_zero())
+    };
+    let report = storage::recover(io, &options.dirs, &topics, &homes).map_err(data)?;
     tracing::info!(?report, "recovered");
-    let dir_ids = opened.directories.iter().map(|directory| directory.id).collect();
-    Ok((opened, dir_ids, report.clean))
+    Ok((opened, dir_ids, report))
 }
 
 /// With what clients have set at run time, and the node's number where the directories know it.

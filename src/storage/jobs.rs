@@ -66,7 +66,7 @@ pub enum Step {
     Unlink {
         path: PathBuf,
     },
-    /// No error where it is not there.
+    /// No error where it is not there, or not empty.
     RemoveDir {
         path: PathBuf,
     },
@@ -101,7 +101,8 @@ impl Step {
 
     fn forgives(&self, error: Errno) -> bool {
         match self {
-            Step::Rename { .. } | Step::Unlink { .. } | Step::RemoveDir { .. } => error == Errno::NOT_FOUND,
+            Step::Rename { .. } | Step::Unlink { .. } => error == Errno::NOT_FOUND,
+            Step::RemoveDir { .. } => matches!(error, Errno::NOT_FOUND | Errno::NOT_EMPTY),
             _ => false,
         }
     }

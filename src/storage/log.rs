@@ -108,6 +108,8 @@ pub struct Flags {
     pub retiring: bool,
     /// The last read from disk failed; the next call says so.
     pub read_failed: bool,
+    /// It is about to go on in another directory: no appends, no deletes.
+    pub held: bool,
 }
 
 impl Log {

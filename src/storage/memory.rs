@@ -10,7 +10,12 @@ const EVICTIONS_FOR_ARENA: usize = 8;
 impl Storage {
     /// Whether memory and journal of the log's directory take more appends now.
     pub fn has_room(&self, log: LogId) -> bool {
-        let Some(log) = self.logs.get(log) else { return false };
+        let id = log;
+        let Some(log) = self.logs.get(id) else { return false };
+        if log.flags.held {
+            // Where it takes none any more, who waits is to hear of it.
+            return self.is_unplaced(id);
+        }
         let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
         let journal = &self.dirs[log.dir].journal;
         pinned + super::journal::CHUNK_BYTES <= self.options.tail_max_bytes

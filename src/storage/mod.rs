@@ -33,6 +33,7 @@ mod log; // one log's offsets, segments and tail
 mod logs; // all logs, by id
 mod lookup; // by timestamp
 mod memory; // from the pool, or at the cost of the read cache
+mod moves; // a log on its way to another directory
 mod observe; // what metrics and health show
 mod producers; // what a batch changes in the producer state
 mod read; // tail, memory, disk
@@ -75,7 +76,8 @@ fn suffixed_path(
     }
 }
 
+pub use moves::FutureLog;
 pub use observe::{DirState, LogState};
-pub use recovery::{Topics, lock_dirs, mark_clean, recover};
+pub use recovery::{Homes, Topics, lock_dirs, mark_clean, recover};
 pub use store::Storage;
 pub use types::*;

@@ -5,6 +5,10 @@
 //! is passed over, what follows its end is appended, what does not connect is dropped and reported. Everything is synced
 //! before the journal files go, so that a crash in here only means doing it again.
 //!
+//! A log belongs into the directory that the metadata names. One that a move between directories has left elsewhere, before the
+//! metadata's decision or after it, goes away, and its entries in that directory's journal count for nothing. Of a copy that was not
+//! complete the report tells where it was to go.
+//!
 //! Offsets are kept by topic id in `.ringlog`, so that those of a deleted topic cannot be taken for its successor's;
 //! Kafka's own checkpoints, by name, are read where ours are missing and written by [`mark_clean`].
 
@@ -25,6 +29,9 @@ use crate::protocol::Uuid;
 
 /// What a topic id stands for now; `None` when the topic is gone.
 pub type Topics<'a> = dyn Fn(Uuid) -> Option<(Arc<str>, LogConfig)> + 'a;
+
+/// In which of the directories, by index, a partition belongs; `None` when it may be in any.
+pub type Homes<'a> = dyn Fn(Uuid, i32) -> Option<usize> + 'a;
 
 const CHECKPOINT_BYTES_MAX: usize = 64 << 20;
 /// The checkpoints that are kept by topic id.
@@ -69,13 +76,15 @@ pub fn recover(
     io: &mut impl Io,
     dirs: &[PathBuf],
     topics: &Topics<'_>,
+    homes: &Homes<'_>,
 ) -> Result<RecoveryReport, StorageError> {
     let mut report = RecoveryReport { clean: true, ..RecoveryReport::default() };
     for (index, dir) in dirs.iter().enumerate() {
-        let mut recovery = Recovery { topics, dir, dense: false, report: &mut report, logs: BTreeMap::new() };
+        let (dense, report, logs) = (false, &mut report, BTreeMap::new());
+        let mut recovery = Recovery { topics, homes, dirs, index, dir, dense, report, logs };
         if let Err(error) = recovery.run(io) {
             tracing::error!(dir = %dir.display(), %error, "log directory could not be recovered");
-            report.failed_dirs.push((index, error.to_string()));
+            recovery.report.failed_dirs.push((index, error.to_string()));
         }
     }
     for line in &report.cut {
@@ -104,6 +113,9 @@ pub fn mark_clean(io: &mut impl Io, dirs: &[PathBuf]) -> Result<(), StorageError
 
 struct Recovery<'a> {
     topics: &'a Topics<'a>,
+    homes: &'a Homes<'a>,
+    dirs: &'a [PathBuf],
+    index: usize,
     dir: &'a Path,
     /// The recovery points are ours.
     dense: bool,
@@ -169,6 +181,9 @@ impl Recovery<'_> {
                 DirectoryState::Live => {
                     let id = read_topic_id(io, &path)?;
                     match id.filter(|id| (self.topics)(*id).is_some()) {
+                        Some(id) if self.is_elsewhere(id, name.partition) => {
+                            self.remove_left(io, &path, id, name.partition)?;
+                        }
                         Some(id) => {
                             partitions.insert((id, name.partition), (name.topic.to_string(), path));
                         }
@@ -177,10 +192,47 @@ impl Recovery<'_> {
                         None => set_aside(io, &path, id.unwrap_or(Uuid::ZERO))?,
                     }
                 }
-                DirectoryState::Future | DirectoryState::Stray => {}
+                DirectoryState::Future => {
+                    if let Some(id) = read_topic_id(io, &path)? {
+                        self.report.moves.push((id, name.partition, self.index));
+                    }
+                    remove_dir_blocking(io, &path).map_err(|error| io_error(&path, error))?;
+                }
+                DirectoryState::Stray => {}
             }
         }
         Ok(partitions)
+    }
+
+    fn is_elsewhere(&self, topic_id: Uuid, partition: i32) -> bool {
+        (self.homes)(topic_id, partition).is_some_and(|home| home != self.index)
+    }
+
+    /// Removes a log that belongs into another directory, if it is there.
+    fn remove_left(
+        &mut self,
+        io: &mut impl Io,
+        path: &Path,
+        id: Uuid,
+        partition: i32,
+    ) -> Result<(), StorageError> {
+        let home = (self.homes)(id, partition).and_then(|home| self.dirs.get(home));
+        let (Some(home), Some(name)) = (home, path.file_name()) else { return Ok(()) };
+        let home = home.join(name);
+        if read_topic_id(io, &home).ok().flatten() != Some(id) {
+            tracing::warn!(path = %path.display(), home = %home.display(), "a log that belongs elsewhere, and is not there: it is left alone");
+            return Ok(());
+        }
+        tracing::info!(path = %path.display(), home = %home.display(), "what a move between directories has left goes away");
+        let grave = super::suffixed_path(path, id, DirectoryState::Delete);
+        let rename =
+            |io: &mut _| Io::block_on(io, Op::Rename { from: path.to_owned(), to: grave.clone() }).result;
+        if matches!(rename(io), Err(Errno::EXISTS | Errno::NOT_EMPTY)) {
+            // An earlier one that was not removed to its end.
+            remove_dir_blocking(io, &grave).map_err(|error| io_error(&grave, error))?;
+            rename(io).map_err(|error| io_error(path, error))?;
+        }
+        remove_dir_blocking(io, &grave).map_err(|error| io_error(&grave, error))
     }
 
     fn load_all(
@@ -232,6 +284,9 @@ impl Recovery<'_> {
     /// The log of a journal entry, made where it has no directory yet; `None` when its topic is gone.
     fn log_of(&mut self, io: &mut impl Io, topic_id: Uuid, partition: i32) -> Option<&mut Replay> {
         let key = (topic_id, partition);
+        if self.is_elsewhere(topic_id, partition) {
+            return None;
+        }
         if !self.logs.contains_key(&key) {
             let (topic, config) = (self.topics)(topic_id)?;
             let tp = TopicPartition { topic, topic_id, partition };

@@ -57,8 +57,12 @@ pub(super) struct Removal {
 impl Storage {
     /// Moves the log start offset to `before` (at most the high watermark); journaled, safe with
     /// [`Event::StartAdvanced`]. An offset at or below the log start changes nothing. Answers the log start offset.
+    /// [`ReadError::NoMemory`]: worth another try, as when the log is held ([`Storage::is_held`]).
     pub fn delete_records(&mut self, io: &mut impl Io, log: LogId, before: i64) -> Result<i64, ReadError> {
         let id = log;
+        if self.is_held(id) {
+            return Err(ReadError::NoMemory);
+        }
         let (dir, high_watermark, start, safe) = {
             let log = self.readable(id)?;
             (log.dir, log.high_watermark, log.log_start_offset, log.safe_start_offset)
@@ -98,24 +102,26 @@ impl Storage {
         }
         self.cache.forget(log.id, None);
         self.jobs.doom_files(io, log.id, |_| true);
-        let mut files = vec!["partition.metadata".to_string(), LEADER_EPOCH_FILE.to_string()];
-        for segment in &log.segments {
-            files.extend(FileKind::ALL.map(|kind| FileName::new(segment.base_offset, kind).to_string()));
-        }
-        for removal in self.removals.iter().filter(|removal| removal.log == Some(log.id)) {
+        let mut files = segment_files(&log);
+        files.extend(self.take_removals(log.id));
+        files.extend(self.cleaner.files_of(log.id));
+        let (id, dir, topic_id, has_dir) = (log.id, log.dir, log.tp.topic_id, log.has_dir);
+        self.graveyard.push(Dead { id, dir, path: log.path, has_dir, topic_id, files, renaming: false });
+        self.bury(io);
+    }
+
+    /// The names of a log's files that wait to be removed: they go with its directory instead.
+    pub(super) fn take_removals(&mut self, log: LogId) -> Vec<String> {
+        let mut files = Vec::new();
+        for removal in self.removals.iter().filter(|removal| removal.log == Some(log)) {
             let names = removal.steps.iter().filter_map(|step| match step {
                 Step::Unlink { path } => path.file_name(),
                 _ => None,
             });
             files.extend(names.map(|name| name.to_string_lossy().into_owned()));
         }
-        self.removals.retain(|removal| removal.log != Some(log.id));
-        files.extend(self.cleaner.files_of(log.id));
-        let snapshots = [log.stray_snapshot, Some(log.snapshot_offset)].into_iter().flatten();
-        files.extend(snapshots.map(|offset| FileName::new(offset, FileKind::ProducerSnapshot).to_string()));
-        let (id, dir, topic_id, has_dir) = (log.id, log.dir, log.tp.topic_id, log.has_dir);
-        self.graveyard.push(Dead { id, dir, path: log.path, has_dir, topic_id, files, renaming: false });
-        self.bury(io);
+        self.removals.retain(|removal| removal.log != Some(log));
+        files
     }
 
     /// Renames the directories of deleted logs whose jobs have all ended.
@@ -137,12 +143,8 @@ impl Storage {
     pub(super) fn buried(&mut self, id: LogId) {
         let Some(index) = self.graveyard.iter().position(|dead| dead.id == id) else { return };
         let dead = self.graveyard.swap_remove(index);
-        let grave = dead.grave();
-        let mut steps: VecDeque<Step> =
-            dead.files.iter().map(|name| Step::Unlink { path: grave.join(name) }).collect();
-        // What else is in it goes with the next start.
-        steps.push_back(Step::RemoveDir { path: grave });
-        self.removals.push_back(Removal { due_ns: 0, dir: dead.dir, log: Some(id), steps });
+        let removal = Removal::of_dir(dead.dir, dead.grave(), &dead.files);
+        self.removals.push_back(Removal { log: Some(id), ..removal });
         self.ask_haunted();
     }
 
@@ -245,7 +247,7 @@ impl Storage {
     /// be under way.
     pub(super) fn retire_wanted(&mut self, io: &mut impl Io, id: LogId, all: bool) {
         let Some(log) = self.logs.get_mut(id) else { return };
-        if log.swapping.is_some() || log.flags.retiring {
+        if log.swapping.is_some() || log.flags.retiring || log.flags.held {
             return;
         }
         let below = log.segments.partition_point(|segment| segment.base_offset <= log.log_start_offset);
@@ -334,6 +336,25 @@ impl Removal {
     pub fn new(due_ns: u64, dir: usize, log: LogId, paths: impl Iterator<Item = PathBuf>) -> Removal {
         Removal { due_ns, dir, log: Some(log), steps: paths.map(|path| Step::Unlink { path }).collect() }
     }
+
+    /// The removal of a directory with these files. What else is in it goes with the next start.
+    pub fn of_dir(dir: usize, path: PathBuf, files: &[String]) -> Removal {
+        let mut steps: VecDeque<Step> =
+            files.iter().map(|name| Step::Unlink { path: path.join(name) }).collect();
+        steps.push_back(Step::RemoveDir { path });
+        Removal { due_ns: 0, dir, log: None, steps }
+    }
+}
+
+/// The names of the files that a log has in its directory.
+pub(super) fn segment_files(log: &Log) -> Vec<String> {
+    let mut files = vec!["partition.metadata".to_string(), LEADER_EPOCH_FILE.to_string()];
+    for segment in &log.segments {
+        files.extend(FileKind::ALL.map(|kind| FileName::new(segment.base_offset, kind).to_string()));
+    }
+    let snapshots = [log.stray_snapshot, Some(log.snapshot_offset)].into_iter().flatten();
+    files.extend(snapshots.map(|offset| FileName::new(offset, FileKind::ProducerSnapshot).to_string()));
+    files
 }
 
 impl Dead {

@@ -13,6 +13,7 @@ use super::journal::{Journal, Touch};
 use super::load::{LoadOptions, LoadedLog, load};
 use super::log::{Log, Place, TailRun};
 use super::logs::Logs;
+use super::moves::{MoveEnd, Moves};
 use super::observe::JournalClock;
 use super::producer_state::{AppendOrigin, ProducerState, ProducerStateConfig};
 use super::producers;
@@ -62,6 +63,7 @@ pub(super) enum End {
     /// A deleted log's directory has its other name.
     Buried(LogId),
     Clean(CleanEnd),
+    Move(MoveEnd),
     /// Files of a segment, or of a deleted log, are gone.
     Removed,
     /// A log's first segments have left it for good.
@@ -119,6 +121,7 @@ pub struct Storage {
     pub(super) removals_running: usize,
     pub(super) retention: Retention,
     pub(super) cleaner: Cleaner,
+    pub(super) moves: Moves,
     pub(super) stopping: bool,
     pub(super) stop: StopPhase,
     pub(super) stop_wait_ns: u64,
@@ -148,6 +151,7 @@ impl Storage {
             removals_running: 0,
             retention: Retention::default(),
             cleaner: Cleaner::default(),
+            moves: Moves::default(),
             stopping: false,
             stop: StopPhase::Running,
             stop_wait_ns: 0,
@@ -296,7 +300,11 @@ impl Storage {
             return Err(AppendError::Invalid);
         }
         let (dir, log_start_offset, base_offset) = {
-            let log = self.logs.get(log).ok_or(AppendError::UnknownLog)?;
+            let id = log;
+            let log = self.logs.get(id).ok_or(AppendError::UnknownLog)?;
+            if log.flags.held {
+                return Err(if self.is_unplaced(id) { AppendError::Offline } else { AppendError::Busy });
+            }
             (log.dir, log.log_start_offset, log.log_end_offset)
         };
         // Before a duplicate is known: the first of it may be what the directory failed over.
@@ -472,6 +480,7 @@ impl Storage {
         }
         self.forget_failed_reads();
         self.run_work(io);
+        self.run_moves(io);
         self.finish_jobs(io);
         if self.stopping {
             self.advance_stop(io);
@@ -598,6 +607,7 @@ impl Storage {
             (End::Read(_), _) => true,
             (End::Claimed(_), Some(error)) => error.errno == Errno::EXISTS,
             (End::Clean(end), Some(error)) => end.forgives(error.errno),
+            (End::Move(end), Some(error)) => end.forgives(error.errno),
             _ => false,
         };
         // Only the burial: were the directory still there, the next log of the name would write into it.
@@ -625,6 +635,7 @@ impl Storage {
             End::Sync(end) => self.sync_ended(io, dir, end, error.is_none()),
             End::Read(key) => self.read_ended(key, buf, error),
             End::Clean(end) => self.clean_ended(io, end, buf, error),
+            End::Move(end) => self.move_ended(io, end, buf, error),
         }
     }
 
@@ -670,7 +681,7 @@ impl Storage {
     /// When [`Storage::tick`] is due next, on [`Io::now`]'s clock.
     pub fn next_deadline(&self) -> u64 {
         let mut deadline = self.next_flush_ns.min(self.housekeeping_ns).min(self.retention.next_ns);
-        deadline = deadline.min(self.cleaner.next_deadline());
+        deadline = deadline.min(self.cleaner.next_deadline()).min(self.moves_deadline());
         if self.retry_ns != 0 {
             deadline = deadline.min(self.retry_ns);
         }

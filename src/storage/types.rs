@@ -134,6 +134,8 @@ pub struct StorageOptions {
     /// Open segment and index files.
     pub open_files_max: usize,
     pub cleaner: CleanerOptions,
+    /// What moves between directories may copy together, this shard's share.
+    pub move_bytes_per_second: f64,
     /// The shard's, which storage adds to.
     pub metrics: Arc<ShardMetrics>,
 }
@@ -178,6 +180,7 @@ impl StorageOptions {
             producer_ids_max: 100_000,
             open_files_max: 1024,
             cleaner: CleanerOptions::default(),
+            move_bytes_per_second: f64::MAX,
             metrics: Arc::default(),
         }
     }
@@ -303,6 +306,9 @@ pub enum Event {
     StartAdvanced { log: LogId, log_start_offset: i64 },
     /// The directory is offline, for as long as this process runs.
     DirFailed { dir: usize, error: String },
+    /// The log can go on in `dir`: the metadata is to say so. [`Storage::log_placed`](super::Storage::log_placed) or
+    /// [`Storage::move_refused`](super::Storage::move_refused) follows; appends to the log are held until then.
+    MoveReady { log: LogId, dir: usize },
 }
 
 #[derive(Debug, Error)]
@@ -335,4 +341,6 @@ pub struct RecoveryReport {
     pub dropped: Vec<String>,
     /// Directories that could not be used: index and reason.
     pub failed_dirs: Vec<(usize, String)>,
+    /// Moves that the end of the run before cut off: topic id, partition and where it was to move.
+    pub moves: Vec<(Uuid, i32, usize)>,
 }

@@ -25,10 +25,12 @@ fn recovery_point(log: &Log) -> Option<i64> {
 }
 
 /// The log start offset, where the first segment does not tell it. Only a safe one: the records below another may still
-/// be the only ones that a power cut leaves.
+/// be the only ones that a power cut leaves. And only as far as the segments are on stable media: were they shorter than the start, the
+/// log would begin anew there, in the middle of what the journal has of it.
 fn moved_start(log: &Log) -> Option<i64> {
     let first = log.segments.front().map_or(0, |segment| segment.base_offset);
-    (log.safe_start_offset > first).then_some(log.safe_start_offset)
+    let start = log.safe_start_offset.min(log.synced_offset);
+    (start > first).then_some(start)
 }
 
 fn cleaned(log: &Log) -> Option<i64> {
@@ -47,6 +49,7 @@ impl Storage {
             self.dirs[dir].checkpoint_again = true;
             return;
         }
+        let sealed = self.sealed_in(dir);
         let mut steps = VecDeque::new();
         let files = [
             (RECOVERY_POINT_FILE, recovery_point as Offset),
@@ -54,7 +57,7 @@ impl Storage {
             (CLEANER_OFFSET_FILE, cleaned),
         ];
         for (name, value) in files {
-            let logs = self.logs.iter().filter(|log| log.dir == dir);
+            let logs = self.logs.iter().filter(|log| log.dir == dir || sealed == Some(log.id));
             let lines: Vec<(String, i32, i64)> = logs
                 .filter_map(|log| Some((log.tp.topic_id.to_string(), log.tp.partition, value(log)?)))
                 .collect();

@@ -332,9 +332,8 @@ fn open(world: &SimWorld, setup: &Setup, first: bool) -> (SimIo, Storage, LogId)
     let dirs = [PathBuf::from(DIR)];
     let mut io = world.driver();
     let config = setup.config.clone();
-    let report = storage::recover(&mut io, &dirs, &|id| {
-        (id == topic().topic_id).then(|| ("t".into(), config.clone()))
-    });
+    let topics = |id| (id == topic().topic_id).then(|| ("t".into(), config.clone()));
+    let report = storage::recover(&mut io, &dirs, &topics, &|_, _| None);
     let report = report.expect("a recovery");
     assert!(report.failed_dirs.is_empty(), "{report:?}");
     let mut options = StorageOptions::new(0, dirs.to_vec(), BufferPool::new(POOL_BYTES));

@@ -307,7 +307,7 @@ impl Sim {
             let topic = image.topic_by_id(id)?;
             Some((topic.name.clone(), log_config(&self.config.topic_config(&topic.configs))))
         };
-        let report = storage::recover(io, &self.dirs, &topics).map_err(text)?;
+        let report = storage::recover(io, &self.dirs, &topics, &|_, _| None).map_err(text)?;
         Ok((opened, report))
     }
 

@@ -54,6 +54,12 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
         let low_watermark = broker.storage.log_start_offset(log).unwrap_or(before);
         return Some(Answer::Deleted { low_watermark });
     }
+    if broker.storage.is_held(log) {
+        // Told when it goes on.
+        let query = Query::DeleteRecords { before };
+        partition.parked.push(Task { query, ..task }.into_owned());
+        return None;
+    }
     match broker.storage.delete_records(io, log, before) {
         // Asked again once the new start is safe, it finds nothing left to do.
         Ok(_) => {

@@ -1,4 +1,5 @@
-//! DescribeLogDirs, versions 0 to 5: the directories, and what each partition takes there.
+//! DescribeLogDirs, versions 0 to 5: the directories, and what each partition takes there; one that moves is also shown where it
+//! moves to.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -57,7 +58,8 @@ pub fn execute(broker: &mut Broker, task: Task<'_>) -> Option<Answer> {
     };
     let log = partition.log;
     let dir = broker.storage.dir(log).unwrap_or(0);
-    Some(Answer::Size { dir, bytes: broker.storage.size_bytes(log).unwrap_or(0) })
+    let bytes = broker.storage.size_bytes(log).unwrap_or(0);
+    Some(Answer::Size { dir, bytes, future: broker.storage.future_log(log) })
 }
 
 pub fn finish(broker: &mut Broker, gather: Gather) -> Response {
@@ -70,13 +72,19 @@ pub fn finish(broker: &mut Broker, gather: Gather) -> Response {
     for (topic, _, partitions) in gather.layout.topics() {
         let mut by_dir: Vec<Vec<DescribeLogDirsPartition>> = dirs.iter().map(|_| Vec::new()).collect();
         for (&partition_index, answer) in partitions.iter().zip(&mut answers) {
-            if let Some(Answer::Size { dir, bytes }) = answer
-                && let Some(list) = by_dir.get_mut(dir)
+            let Some(Answer::Size { dir, bytes, future }) = answer else { continue };
+            if let Some(list) = by_dir.get_mut(dir) {
+                let partition_size = bytes as i64;
+                list.push(DescribeLogDirsPartition { partition_index, partition_size, ..Default::default() });
+            }
+            if let Some(future) = future
+                && let Some(list) = by_dir.get_mut(future.dir)
             {
                 list.push(DescribeLogDirsPartition {
                     partition_index,
-                    partition_size: bytes as i64,
-                    ..Default::default()
+                    partition_size: future.size_bytes as i64,
+                    offset_lag: future.offset_lag,
+                    is_future_key: true,
                 });
             }
         }

@@ -87,7 +87,7 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
         | ApiKey::RenewDelegationToken
         | ApiKey::ExpireDelegationToken
         | ApiKey::DescribeDelegationToken => delegation_tokens::handle(request),
-        ApiKey::AlterReplicaLogDirs => alter_replica_log_dirs::handle(broker, request),
+        ApiKey::AlterReplicaLogDirs => alter_replica_log_dirs::handle(broker, io, request),
         ApiKey::ElectLeaders => elect_leaders::handle(broker, request),
         ApiKey::AlterPartitionReassignments => reassignments::alter(broker, request),
         ApiKey::ListPartitionReassignments => reassignments::list(request),
@@ -142,6 +142,7 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
         Query::EpochEnd { .. } => offset_for_leader_epoch::execute(broker, task),
         Query::DeleteRecords { .. } => delete_records::execute(broker, io, task),
         Query::Size => describe_log_dirs::execute(broker, task),
+        Query::Move { .. } => alter_replica_log_dirs::execute(broker, io, task),
         Query::WriteMarker(_) => write_txn_markers::execute(broker, io, task),
         Query::Producers => describe_producers::execute(broker, task),
     }
@@ -160,6 +161,7 @@ pub fn finish(broker: &mut Broker, gather: Gather) -> Option<Response> {
         ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::finish(gather),
         ApiKey::DeleteRecords => delete_records::finish(gather),
         ApiKey::DescribeLogDirs => describe_log_dirs::finish(broker, gather),
+        ApiKey::AlterReplicaLogDirs => alter_replica_log_dirs::finish(gather),
         ApiKey::DescribeProducers => describe_producers::finish(gather),
         _ => return None,
     })

@@ -95,6 +95,10 @@ impl Cleaner {
         names.collect()
     }
 
+    pub fn works_on(&self, log: LogId) -> bool {
+        self.task.as_ref().is_some_and(|task| task.log == log)
+    }
+
     pub(super) fn is_blocked(&mut self, log: LogId, now: u64) -> bool {
         self.blocked.get(&log).is_some_and(|until| *until > now)
     }
@@ -200,7 +204,7 @@ impl Storage {
         let Some(log) = self.logs.get(task.log).filter(|log| self.dirs[log.dir].online) else {
             return Next::Gone;
         };
-        if self.stopping || !log.config.compact {
+        if self.stopping || !log.config.compact || self.is_moving(task.log) {
             return Next::GiveUp { why: "it is not wanted any more", pause_ns: 0 };
         }
         if task.place.segment >= 0 && task.asked != Some(task.place.segment) {

@@ -54,7 +54,7 @@ impl Storage {
             let Some(id) = self.logs.at(slot).filter(|log| log.config.compact).map(|log| log.id) else {
                 continue;
             };
-            if self.cleaner.is_blocked(id, now) {
+            if self.cleaner.is_blocked(id, now) || self.is_moving(id) {
                 continue;
             }
             let judged = self.judge(io, id, wall_ms);
@@ -216,7 +216,7 @@ impl Segment {
     }
 
     /// Whether nothing more will be written to the segment's files.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(in crate::storage) fn is_settled(&self) -> bool {
         let complete = self.is_flushed() && self.synced == self.size && self.on_disk;
         self.closed && (complete || self.size == 0) && !self.has_pending_entries()
     }
