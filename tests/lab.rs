@@ -275,6 +275,51 @@ fn result_files_are_compared_and_unlike_or_noisy_ones_refused() {
 }
 
 #[test]
+fn a_history_grows_by_the_candidate_and_tells_where_a_figure_changed() {
+    let broker = Broker::start();
+    let mut report = broker.report(&["--records", "200"]);
+    report["noise"] = serde_json::json!({ "other_cpu": 0.01, "steal_cpu": 0.0 });
+    let history = broker.file("history.csv");
+    let path = history.to_str().unwrap();
+    let result = |name: &str, p99_ns: f64| {
+        let mut run = report.clone();
+        run["latency"]["ack"]["p99_ns"] = p99_ns.into();
+        let file = broker.file(name);
+        std::fs::write(&file, serde_json::to_vec(&run).unwrap()).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let base = result("base.json", 5e6);
+    let add = |file: &str, commit: &str, figures: &str| {
+        compare(&[&base, file, "--history", path, "--commit", commit, "--figures", figures])
+    };
+    for number in 0..24 {
+        let level = if number < 12 { 5e6 } else { 6e6 };
+        let candidate = result("candidate.json", level * (1.0 + 0.001 * f64::from(number * 7 % 5)));
+        let (code, text) = add(&candidate, &format!("c{number}"), "ack-p99");
+        assert!(code == 0, "{text}");
+        assert_eq!(text.contains("changed"), number >= 16, "{number}: {text}");
+    }
+    let text = std::fs::read_to_string(&history).unwrap();
+    assert!(text.starts_with("time,commit,ack-p99 (ms)\n") && text.lines().count() == 25, "{text}");
+    let seconds = report["started_ms"].as_i64().unwrap() / 1000;
+    assert_eq!(text.lines().nth(1), Some(format!("{seconds},c0,5").as_str()));
+
+    let (code, text) = compare(&["--history", path]);
+    assert!(
+        code == 1 && text.contains("worse: ack-p99 (ms) from") && text.contains("at c12, 12 results"),
+        "{text}"
+    );
+    let (code, _) = compare(&["--history", path, "--recent", "11"]);
+    assert_eq!(code, 0, "what changed before is known");
+    // Nothing is added that cannot be told apart from what stands there.
+    for (commit, figures, says) in [("c24", "throughput", "other figures"), ("a,b", "ack-p99", "no name")] {
+        let (code, text) = add(&base, commit, figures);
+        assert!(code == 3 && text.contains(says), "{text}");
+    }
+    assert_eq!(std::fs::read_to_string(&history).unwrap().lines().count(), 25);
+}
+
+#[test]
 fn two_brokers_are_loaded_in_turn_and_few_rounds_decide_nothing() {
     let (base, candidate) = (Broker::start(), Broker::start());
     let result = base.file("comparison.json");

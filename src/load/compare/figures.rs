@@ -120,6 +120,12 @@ pub fn names() -> Vec<&'static str> {
     KINDS.iter().chain([&SEARCHED]).map(|kind| kind.name).collect()
 }
 
+/// Whether more of a figure is better, by the name of its column in a history: `ack-p99 at 500/s (ms)`.
+pub fn more_is_better(column: &str) -> Option<bool> {
+    let name = column.split(' ').next()?;
+    KINDS.iter().chain([&SEARCHED]).find(|kind| kind.name == name).map(|kind| kind.more_is_better)
+}
+
 /// Every figure that both sides have, by offered rate where there are several.
 pub fn compare(base: &Side, candidate: &Side, limits: &Limits) -> Vec<Figure> {
     let (mut base_rates, mut candidate_rates) = (by_rate(&base.runs), by_rate(&candidate.runs));

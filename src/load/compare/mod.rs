@@ -4,6 +4,7 @@
 //! machine that others used. What was allowed by hand is said again beside the verdict. Exit codes are for CI ([`exit`]).
 
 mod figures;
+mod history;
 mod show;
 mod side;
 mod statistics;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use super::options::{Options, Outputs};
 use super::{args, engine, table};
 use figures::{Figure, Limits, Verdict};
+use history::{Change, History};
 use side::Side;
 
 /// The exit codes of a comparison.
@@ -39,7 +41,9 @@ failed runs) or wrong usage, 3 the comparison did not come about.
 Examples:
   ringlog load --max --repeat 5 --json main.json
   ringlog compare main.json branch.json --threshold 5
-  ringlog compare --base 127.0.0.1:9092 --candidate 127.0.0.1:9192 --rounds 7 -- --rate 50k --duration 20s")]
+  ringlog compare --base 127.0.0.1:9092 --candidate 127.0.0.1:9192 --rounds 7 -- --rate 50k --duration 20s
+  ringlog compare main.json branch.json --history history.csv --commit 1b606f8
+  ringlog compare --history history.csv")]
 pub struct Args {
     /// Result files of the base, comma-separated
     #[arg(value_name = "BASE.json", requires = "candidate_files", conflicts_with = "base")]
@@ -88,6 +92,16 @@ pub struct Args {
     /// Write the candidate's figures in Bencher's metric format (- for standard output)
     #[arg(long, value_name = "FILE")]
     bencher: Option<PathBuf>,
+    /// Add the candidate's medians to a history (CSV, as Apache Otava reads it), and tell where its figures changed; without
+    /// two sides only tell
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// What the candidate is called in the history
+    #[arg(long, value_name = "NAME", default_value = "unknown", requires = "history")]
+    commit: String,
+    /// Without two sides: exit code 1 when a figure changed for the worse within so many results
+    #[arg(long, value_name = "RESULTS", default_value_t = 20, requires = "history")]
+    recent: usize,
     /// No table
     #[arg(long)]
     quiet: bool,
@@ -106,6 +120,8 @@ pub struct Comparison {
     pub threshold: f64,
     pub confidence: f64,
     pub figures: Vec<Figure>,
+    /// Of the history, where there is one.
+    pub changes: Vec<Change>,
 }
 
 #[derive(Parser)]
@@ -132,12 +148,42 @@ pub fn run(args: Args) -> ExitCode {
 
 fn execute(args: &Args) -> Result<Comparison, String> {
     check(args)?;
+    let history =
+        args.history.as_deref().map(|path| Ok::<_, String>((path, History::read(path)?))).transpose()?;
+    if let (Some((_, history)), None, None) = (&history, &args.base_files, &args.base) {
+        return Ok(of_history(args, history));
+    }
     let (base, candidate) = match (&args.base_files, &args.candidate_files, &args.base, &args.candidate) {
         (Some(base), Some(candidate), ..) => (Side::read(base)?, Side::read(candidate)?),
         (_, _, Some(base), Some(candidate)) => alternate(args, base, candidate)?,
-        _ => return Err("give two result files, or --base and --candidate".into()),
+        _ => return Err("give two result files, or --base and --candidate, or --history alone".into()),
     };
-    Ok(judge(args, &base, &candidate))
+    let mut comparison = judge(args, &base, &candidate);
+    if let Some((path, mut history)) = history {
+        // What says nothing of the candidate does not belong into its history.
+        if comparison.verdict != "invalid" && !comparison.figures.is_empty() {
+            history.append(path, &args.commit, &candidate, &comparison.figures)?;
+        }
+        comparison.changes = history.changes(args.threshold / 100.0, args.confidence / 100.0);
+    }
+    Ok(comparison)
+}
+
+/// What a history alone says.
+fn of_history(args: &Args, history: &History) -> Comparison {
+    let (threshold, confidence) = (args.threshold / 100.0, args.confidence / 100.0);
+    let changes = history.changes(threshold, confidence);
+    let worse = changes.iter().any(|change| change.worse && change.results_since <= args.recent);
+    Comparison {
+        kind: "history",
+        verdict: if worse { "worse" } else { "same" },
+        reasons: Vec::new(),
+        notes: Vec::new(),
+        threshold,
+        confidence,
+        figures: Vec::new(),
+        changes,
+    }
 }
 
 fn check(args: &Args) -> Result<(), String> {
@@ -242,6 +288,7 @@ fn judge(args: &Args, base: &Side, candidate: &Side) -> Comparison {
         threshold: limits.threshold,
         confidence: limits.confidence,
         figures,
+        changes: Vec::new(),
     }
 }
 

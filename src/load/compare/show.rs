@@ -77,6 +77,26 @@ fn render(comparison: &Comparison) -> String {
     for reason in &comparison.reasons {
         let _ = writeln!(out, "refused: {reason}");
     }
+    for change in &comparison.changes {
+        let _ = writeln!(
+            out,
+            "changed for the {}: {} from {} to {} ({:+.1} %) at {}, {} results ago (p {:.2e})",
+            if change.worse { "worse" } else { "better" },
+            change.figure,
+            number(change.before),
+            number(change.after),
+            (change.after / change.before - 1.0) * 100.0,
+            change.commit,
+            change.results_since,
+            change.p
+        );
+    }
+    if comparison.kind == "history" {
+        if comparison.changes.is_empty() {
+            out.push_str("no figure has changed\n");
+        }
+        return out;
+    }
     let threshold = comparison.threshold * 100.0;
     let _ = match comparison.verdict {
         "worse" => writeln!(out, "WORSE by more than {threshold} %"),
@@ -90,12 +110,15 @@ fn render(comparison: &Comparison) -> String {
     out
 }
 
-fn spread(values: &Values) -> String {
-    let number = |value: f64| match value {
+fn number(value: f64) -> String {
+    match value {
         it if it >= 1000.0 => format!("{it:.0}"),
         it if it >= 10.0 => format!("{it:.1}"),
         it => format!("{it:.3}"),
-    };
+    }
+}
+
+fn spread(values: &Values) -> String {
     format!("{} / {} / {}", number(values.min), number(values.median), number(values.max))
 }
 
