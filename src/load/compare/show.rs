@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table, presets::UTF8_BORDERS_ONLY};
 use serde::Serialize;
 
 use super::figures::{Values, Verdict};
+use super::history::Change;
 use super::{Args, Comparison};
 use crate::load::options::Outputs;
 
@@ -77,20 +78,7 @@ fn render(comparison: &Comparison) -> String {
     for reason in &comparison.reasons {
         let _ = writeln!(out, "refused: {reason}");
     }
-    for change in &comparison.changes {
-        let _ = writeln!(
-            out,
-            "changed for the {}: {} from {} to {} ({:+.1} %) at {}, {} results ago (p {:.2e})",
-            if change.worse { "worse" } else { "better" },
-            change.figure,
-            number(change.before),
-            number(change.after),
-            (change.after / change.before - 1.0) * 100.0,
-            change.commit,
-            change.results_since,
-            change.p
-        );
-    }
+    out.extend(comparison.changes.iter().map(line));
     if comparison.kind == "history" {
         if comparison.changes.is_empty() {
             out.push_str("no figure has changed\n");
@@ -108,6 +96,21 @@ fn render(comparison: &Comparison) -> String {
         _ => writeln!(out, "SAME: nothing worse by more than {threshold} %"),
     };
     out
+}
+
+/// A change of the history.
+fn line(change: &Change) -> String {
+    format!(
+        "changed for the {}: {} from {} to {} ({:+.1} %) at {}, {} results ago (p {:.2e})\n",
+        if change.worse { "worse" } else { "better" },
+        change.figure,
+        number(change.before),
+        number(change.after),
+        (change.after / change.before - 1.0) * 100.0,
+        change.commit,
+        change.results_since,
+        change.p
+    )
 }
 
 fn number(value: f64) -> String {
