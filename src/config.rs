@@ -65,7 +65,8 @@ pub fn broker_keys() -> &'static [Key] {
 /// The broker key of this name.
 pub fn find_broker_key(name: &str) -> Option<&'static Key> {
     let keys = broker_keys();
-    keys.binary_search_by(|key| key.name.cmp(name)).ok().and_then(|index| keys.get(index))
+    let own = keys.binary_search_by(|key| key.name.cmp(name)).ok().and_then(|index| keys.get(index));
+    own.or_else(|| broker_keys::DYNAMIC_KEYS.iter().find(|key| key.name == name))
 }
 
 #[cfg(test)]

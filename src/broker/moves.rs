@@ -51,6 +51,11 @@ impl PreferredDirs {
 }
 
 impl Broker {
+    /// What all moves of this shard together may copy.
+    pub fn configure_moves(&mut self, bytes_per_second: f64) {
+        self.storage.set_move_rate(bytes_per_second);
+    }
+
     /// Goes on with the moves that the end of the run before cut off. At start.
     pub fn resume_moves(&mut self, io: &mut impl Io, moves: &[(Uuid, i32, usize)]) {
         for &(topic_id, index, dir) in moves {

@@ -136,6 +136,8 @@ pub struct StorageConfig {
     pub cleaner_backoff_ms: u64,
     pub cleaner_dedupe_buffer_bytes: u64,
     pub cleaner_io_max_bytes_per_second: f64,
+    /// Of moves between log directories.
+    pub move_bytes_per_second: f64,
 }
 
 /// Idempotent producers and transactions.

@@ -34,6 +34,14 @@ pub const NOT_YET: &[&str] = &[
     "ringlog.read.cache.bytes",
 ];
 
+/// Keys that only exist where a client has set them, as in Kafka: they are not among a broker's own.
+#[rustfmt::skip]
+pub const DYNAMIC_KEYS: &[Key] = &[
+    key(MOVE_RATE, Long, None, Min(0), ClusterWide,
+        "The bytes per second that partitions moving between log directories may copy together. Without it as fast as the disks allow."),
+];
+pub const MOVE_RATE: &str = "replica.alter.log.dirs.io.max.bytes.per.second";
+
 /// One key in two lines: what it takes, and what it means.
 #[rustfmt::skip]
 pub const KAFKA_KEYS: &[Key] = &[

@@ -164,6 +164,10 @@ impl Values {
             cleaner_backoff_ms: self.unsigned("log.cleaner.backoff.ms"),
             cleaner_dedupe_buffer_bytes: self.unsigned("log.cleaner.dedupe.buffer.size"),
             cleaner_io_max_bytes_per_second: self.double("log.cleaner.io.max.bytes.per.second"),
+            move_bytes_per_second: match self.layers.value(super::broker_keys::MOVE_RATE) {
+                Some(Value::Long(rate)) => rate as f64,
+                _ => f64::MAX,
+            },
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::broker::BrokerConfig;
+use super::broker_keys::DYNAMIC_KEYS;
 use super::key::{Key, Update, Value, ValueType};
 use super::topic::inherited;
 use super::topic_keys::{TOPIC_KEYS, TopicKey};
@@ -62,7 +63,11 @@ pub fn describe_topic(broker: &BrokerConfig, overrides: &BTreeMap<String, String
 
 /// The entries of this broker, by name.
 pub fn describe_broker(broker: &BrokerConfig) -> Vec<ConfigEntry> {
-    broker_keys().iter().map(|key| broker_entry(broker, key, broker_synonyms(broker, key))).collect()
+    let is_set = |key: &&'static Key| {
+        broker.dynamic_value(key.name).or(broker.dynamic_default_value(key.name)).is_some()
+    };
+    let keys = broker_keys().iter().chain(DYNAMIC_KEYS.iter().filter(is_set));
+    keys.map(|key| broker_entry(broker, key, broker_synonyms(broker, key))).collect()
 }
 
 /// The entries set for all brokers, by name.

@@ -96,6 +96,7 @@ impl Storage {
     /// Forgets the log at once; its files go away in small steps.
     pub fn delete_log(&mut self, io: &mut impl Io, log: LogId) {
         let Some(mut log) = self.logs.remove(log) else { return };
+        self.hurry_move(log.id);
         let home = &mut self.dirs[log.dir];
         for run in log.tail.drain(..) {
             home.journal.release(run.chunk, run.slice.len());

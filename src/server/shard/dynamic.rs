@@ -1,5 +1,5 @@
 //! What of the configuration may change while the shard runs and is not the broker's own: connections (`max.connections*`),
-//! compaction (`log.cleaner.*`), and how long producers are remembered.
+//! compaction (`log.cleaner.*`), moves between log directories, and how long producers are remembered.
 
 use std::sync::Arc;
 
@@ -30,5 +30,6 @@ impl<I: Io> Shard<I> {
             io_max_bytes_per_second: share::cleaner_bytes_per_second(&config, disks) / shards as f64,
         };
         self.broker.configure_storage(cleaner, config.transactions.producer_id_expiration_ms);
+        self.broker.configure_moves(storage.move_bytes_per_second / shards as f64);
     }
 }

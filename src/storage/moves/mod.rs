@@ -212,6 +212,13 @@ impl Storage {
         }
     }
 
+    /// The log's move, if there is one, looks at once at what has become of it.
+    pub(super) fn hurry_move(&mut self, log: LogId) {
+        if self.moves.active.as_ref().is_some_and(|active| active.log == log) {
+            (self.moves.pace_ns, self.moves.wait_ns) = (0, 0);
+        }
+    }
+
     pub(super) fn moves_deadline(&self) -> u64 {
         let moves = &self.moves;
         match &moves.active {
