@@ -13,6 +13,7 @@ import urllib.request
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import kafkatools  # noqa: E402
+from broker import Broker, free_port  # noqa: E402
 from kit import BASE_MS, BOOTSTRAP, check, equal, main, restart_broker, restarted, until  # noqa: E402
 
 SERVER = ("--bootstrap-server", BOOTSTRAP)
@@ -361,6 +362,67 @@ def _():
         file = ("--reassignment-json-file", plan.name)
         tool("reassign-partitions", "--execute", *file, want="Successfully started partition reassignment")
         tool("reassign-partitions", "--verify", *file, want="partition jt-elect-0 is completed")
+
+
+@check("kafka-reassign-partitions between the log directories of a broker")
+def _():
+    with tempfile.TemporaryDirectory() as folder:
+        # The first is where Kafka's start looks for what it has formatted.
+        dirs = [os.path.join(folder, name) for name in ("data", "more")]
+        for path in dirs:
+            os.makedirs(path)
+        broker = Broker(folder, free_port(int(BOOTSTRAP.split(":")[1]) + 10), [f"log.dirs={','.join(dirs)}"]).start()
+        try:
+            between_dirs(broker.address, dirs)
+        finally:
+            broker.stop()
+
+
+def between_dirs(address, dirs):
+    server = ("--bootstrap-server", address)
+
+    def run(name, *args, want=""):
+        return tool(name, *server, *args, want=want, connect=False)
+
+    def places():
+        """The directory of the partition, and the one it moves to."""
+        out = run("log-dirs", "--describe", "--topic-list", "jt-move")
+        found = json.loads(next(line for line in out.splitlines() if line.startswith("{")))["brokers"][0]["logDirs"]
+        at = {False: None, True: None}
+        for d in found:
+            for p in d["partitions"]:
+                at[p["isFuture"]] = d["logDir"]
+                assert p["isFuture"] or p["offsetLag"] == 0, p
+        return at[False], at[True]
+
+    def reassign(action, to, *args, want):
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as plan:
+            one = {"topic": "jt-move", "partition": 0, "replicas": [1], "log_dirs": [to]}
+            json.dump({"version": 1, "partitions": [one]}, plan)
+            plan.flush()
+            return run("reassign-partitions", action, "--reassignment-json-file", plan.name, *args, want=want)
+
+    run("topics", "--create", "--topic", "jt-move", "--partitions", 1, "--config", "segment.bytes=1048576", want="^Created topic")
+    run("producer-perf", "--topic", "jt-move", "--num-records", 20000, "--record-size", 500, "--throughput", -1,
+        "--command-property", "compression.type=none", want="^20000 records sent")
+    home, future = places()
+    equal(future, None, "no move yet")
+    away = next(path for path in dirs if path != home)
+    started = f"^Successfully started moving log directory to {away} for replica jt-move-0 with broker 1"
+    reassign("--execute", away, "--replica-alter-log-dirs-throttle", 1000, want=started)
+    equal(places(), (home, away), "a slow move")
+    reassign("--verify", away, want="^Reassignment of replica jt-move-0-1 is still in progress")
+    reassign("--execute", home, want=f"^Successfully started moving log directory to {home} for replica jt-move-0 with broker 1")
+    equal(places(), (home, None), "taken back")
+    reassign("--verify", home, want="^Clearing broker-level throttles on broker 1")
+    reassign("--verify", away, want="^Partition jt-move-0 on broker 1 is not being moved from log dir")
+    reassign("--execute", away, want=started)
+    until("the move", lambda: places() == (away, None))
+    reassign("--verify", away, want="^Reassignment of replica jt-move-0-1 completed successfully")
+    out = run("console-consumer", "--topic", "jt-move", "--from-beginning", "--max-messages", 20000, "--timeout-ms", 30000)
+    equal(len(out.splitlines()), 20000, "records after the move")
+    files = [name for path in dirs for name in os.listdir(path) if name.startswith("jt-move-0") and not name.endswith("-delete")]
+    equal(files, ["jt-move-0"])
 
 
 @check("kafka-acls, SCRAM and quotas without an authorizer")
