@@ -7,6 +7,8 @@ mod sim_io;
 
 #[path = "storage/damage.rs"]
 mod damage;
+#[path = "storage/moves.rs"]
+mod moves;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,6 +55,25 @@ fn topic(name: &str, id: u8) -> TopicPartition {
 
 fn config() -> LogConfig {
     LogConfig { retention_ms: -1, ..LogConfig::default() }
+}
+
+/// Appends a batch of one record with `bytes` bytes.
+fn append_one(shard: &mut Shard, log: LogId, bytes: usize) {
+    let Shard { io, storage } = shard;
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    let timestamp = EPOCH_MS + storage.log_end_offset(log).unwrap();
+    builder.append(timestamp, None, Some(&vec![b'x'; bytes]), &[]);
+    let mut batch = Vec::new();
+    builder.finish(&mut Compressor::default(), &mut batch).unwrap();
+    let options = AppendOptions {
+        leader_epoch: 0,
+        level: AckLevel::Durable,
+        log_append_time_ms: None,
+        wall_ms: io.wall_ms(),
+        coordinator: false,
+        transaction_version: 0,
+    };
+    storage.append(io, log, &batch, options).unwrap();
 }
 
 impl Scene {
@@ -115,23 +136,8 @@ impl Scene {
 
     /// Appends `count` batches of one record with `bytes` bytes. A record's timestamp is its offset and [`EPOCH_MS`].
     fn append(&mut self, shard: usize, log: LogId, count: usize, bytes: usize) {
+        (0..count).for_each(|_| append_one(&mut self.shards[shard], log, bytes));
         let Shard { io, storage } = &mut self.shards[shard];
-        for _ in 0..count {
-            let mut builder = BatchBuilder::new(BatchOptions::default());
-            let timestamp = EPOCH_MS + storage.log_end_offset(log).unwrap();
-            builder.append(timestamp, None, Some(&vec![b'x'; bytes]), &[]);
-            let mut batch = Vec::new();
-            builder.finish(&mut Compressor::default(), &mut batch).unwrap();
-            let options = AppendOptions {
-                leader_epoch: 0,
-                level: AckLevel::Durable,
-                log_append_time_ms: None,
-                wall_ms: io.wall_ms(),
-                coordinator: false,
-                transaction_version: 0,
-            };
-            storage.append(io, log, &batch, options).unwrap();
-        }
         storage.end_turn(io);
     }
 
