@@ -5,6 +5,7 @@ import datetime
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 
@@ -37,6 +38,13 @@ def cpu_s(pid):
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
+def busy_s():
+    """CPU time that anything on the machine took: neither idle nor waiting for the disk."""
+    with open("/proc/stat") as f:
+        times = [int(word) for word in f.readline().split()[1:9]]
+    return (sum(times) - times[3] - times[4]) / TICK
+
+
 def rss_mib(pid):
     with open(f"/proc/{pid}/status") as f:
         return next(int(line.split()[1]) / 1024 for line in f if line.startswith("VmRSS"))
@@ -62,6 +70,43 @@ def commit():
     """`commit, date`, and whether the work tree differs from it."""
     changed = _out("git", "-C", ROOT, "status", "--porcelain", "--untracked-files=no")
     return f"{_out('git', '-C', ROOT, 'rev-parse', '--short=12', 'HEAD')}{' with changes' if changed else ''}, {datetime.date.today()}"
+
+
+def number(value):
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def spread(values):
+    """min / median / max, as a table shows it."""
+    return f"{number(min(values))} / **{number(statistics.median(values))}** / {number(max(values))}" if values else "-"
+
+
+def in_turn(names, round_number):
+    """The order of a round: it turns round from one to the next, so that a slow minute does not always meet the same one."""
+    return list(names) if round_number % 2 == 0 else list(reversed(names))
+
+
+def interleaved(points, round_number):
+    """Points of a curve in an order of their own each round, the same in every run: neighbours lie far apart."""
+    points = list(points)
+    strides = [s for s in range(len(points) // 2 + 1, len(points) + 1) if _coprime(s, len(points))]
+    stride = strides[round_number % len(strides)]
+    return [points[(round_number + n * stride) % len(points)] for n in range(len(points))]
+
+
+def _coprime(a, b):
+    while b:
+        a, b = b, a % b
+    return a == 1
+
+
+def facts(other=()):
+    """The lines of a results page that say where it comes from; `other` is what others took of the machine in each run."""
+    command = " ".join([os.path.relpath(os.path.abspath(sys.argv[0]), ROOT), *sys.argv[1:]])
+    lines = [f"- command: `{command}`", f"- commit: {commit()}", f"- machine: {machine()}; clients on the same machine"]
+    if other:
+        lines.append(f"- CPU taken by neither server nor client: {statistics.median(other):.0%} (median of the runs), {max(other):.0%} at most")
+    return lines
 
 
 def save(name, lines):

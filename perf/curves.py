@@ -13,7 +13,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import statistics
 import sys
@@ -21,10 +20,8 @@ import sys
 sys.dont_write_bytecode = True
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "bench", "runtimes"))
-import figures  # noqa: E402
 from appendservers import build, measured, raw  # noqa: E402
-from broker import Broker, free_port  # noqa: E402
-import kafkatools  # noqa: E402
+import bench  # noqa: E402
 
 THREADS, UNDER_WAY = 4, 32
 # What a request holds.
@@ -44,11 +41,7 @@ def run(options, curve, point, row):
     records, size = ROWS[row]
     partitions = point if curve == "partitions" else PARTITIONS
     connections = point if curve == "connections" else CONNECTIONS
-    directory = os.path.join(kafkatools.CACHE, "work", f"curves-{os.getpid()}")
-    shutil.rmtree(directory, ignore_errors=True)
-    broker = Broker(directory, free_port(options.port), SETTINGS[options.level] + LIMITS)
-    try:
-        broker.start()
+    with bench.running("ringlog", "curves", options.port, SETTINGS[options.level] + LIMITS) as broker:
         raw("create", broker.address, "t", partitions)
         if curve == "GB stored" and point:
             fill(broker, partitions, point)
@@ -58,10 +51,7 @@ def run(options, curve, point, row):
         raw("produce", broker.address, "t", partitions, *load, "--requests", max(20_000, 2 * partitions, 2 * connections))
         raw("produce", broker.address, "t", partitions, *load, "--seconds", options.warmup)
         found, other = measured(broker, "produce", "t", partitions, *load, "--seconds", options.seconds)
-        return {RECORD: found["CPU us/request"] / records, RATE: found["requests/s"] * records, "p99 ms": found["p99 ms"]}, other
-    finally:
-        broker.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+    return {RECORD: found["CPU us/request"] / records, RATE: found["requests/s"] * records, "p99 ms": found["p99 ms"]}, other
 
 
 def fill(broker, partitions, gigabytes):
@@ -70,7 +60,7 @@ def fill(broker, partitions, gigabytes):
 
 
 def tables(options, runs):
-    lines = ["# What a record costs, against what there is", "", *figures.facts(kafkatools.CACHE, [run["other_cpu"] for run in runs]),
+    lines = ["# What a record costs, against what there is", "", *bench.facts([run["other_cpu"] for run in runs]),
              f"- {options.rounds} rounds, a fresh broker for each point, {options.seconds:g} s each, `{options.level}`, 2 shards; "
              f"{UNDER_WAY} requests under way, {PARTITIONS} partitions and {CONNECTIONS} connections where the curve does not say; min / **median** / max"]
     for curve in dict.fromkeys(run["curve"] for run in runs):
@@ -85,8 +75,8 @@ def tables(options, runs):
                 values = {name: [run[name] for run in mine if run["point"] == point] for name in (RECORD, RATE, "p99 ms")}
                 medians = {name: statistics.median(found) for name, found in values.items()}
                 first = first or medians
-                lines.append(f"| {point:,g} | {figures.spread(values[RECORD])} | {figures.number(medians[RECORD] / first[RECORD])} | "
-                             f"{figures.spread(values[RATE])} | {figures.number(medians[RATE] / first[RATE])} | {figures.spread(values['p99 ms'])} |")
+                lines.append(f"| {point:,g} | {bench.spread(values[RECORD])} | {bench.number(medians[RECORD] / first[RECORD])} | "
+                             f"{bench.spread(values[RATE])} | {bench.number(medians[RATE] / first[RATE])} | {bench.spread(values['p99 ms'])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -114,7 +104,7 @@ def main():
               for row in ROWS if re.search(options.rows, row)]
     runs = []
     for number in range(options.rounds):
-        for curve, point, row in figures.interleaved(points, number):
+        for curve, point, row in bench.interleaved(points, number):
             found, other = run(options, curve, point, row)
             runs.append({"round": number, "curve": curve, "point": point, "row": row, **found, "other_cpu": other})
             print(f"{number} {point:8,g} {curve:12} {row:26}" + "".join(f" {value:10.4g} {name}" for name, value in found.items())

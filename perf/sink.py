@@ -19,10 +19,9 @@ import sys
 sys.dont_write_bytecode = True
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "bench", "runtimes"))
-import figures  # noqa: E402
 from appendservers import FIGURES, PARTITIONS, ROWS, Server, build, measured, raw  # noqa: E402
-from broker import Broker, binary, free_port  # noqa: E402
-import kafkatools  # noqa: E402
+import bench  # noqa: E402
+from broker import binary  # noqa: E402
 
 SHARDS = 2
 SETTINGS = {"written": ["ringlog.ack.level.all=written"], "durable": []}
@@ -33,31 +32,22 @@ FETCH_CONNECTIONS = 2
 SINK_MEMORY_MIB = 2048
 
 
-class Contender:
+def contender(name, options, memory=False):
     """The sink or Ringlog on an empty place, until the end of the `with`."""
+    if name == "ringlog":
+        return bench.running("ringlog", "sink", options.port, SETTINGS[options.level])
+    more = ("--memory", SINK_MEMORY_MIB) if memory else ("--ack", options.level, "--segment-mib", options.segment_mib)
+    return Server("append-ring", work(), "--threads", SHARDS, *more, port=options.port)
 
-    def __init__(self, name, options, memory=False):
-        self.name, self.dir = name, os.path.join(kafkatools.CACHE, "work", f"sink-{os.getpid()}")
-        if name == "sink":
-            more = ("--memory", SINK_MEMORY_MIB) if memory else ("--ack", options.level, "--segment-mib", options.segment_mib)
-            self.server = Server("append-ring", os.path.join(self.dir, "segments"), "--threads", SHARDS, *more, port=options.port)
-        else:
-            shutil.rmtree(os.path.join(self.dir, "ringlog"), ignore_errors=True)
-            self.server = Broker(os.path.join(self.dir, "ringlog"), free_port(options.port), SETTINGS[options.level])
 
-    def __enter__(self):
-        return self.server.__enter__() if self.name == "sink" else self.server.start()
-
-    def __exit__(self, *_):
-        if self.name == "sink":
-            return self.server.__exit__()
-        self.server.stop()
-        shutil.rmtree(self.server.dir, ignore_errors=True)
+def work():
+    """Where the sink's segments are, from round to round."""
+    return os.path.join(bench.kafkatools.CACHE, "work", f"sink-{os.getpid()}-segments")
 
 
 def produce_rows(name, options, rows):
     """One broker for all rows; a topic and a warm-up of its own for each."""
-    with Contender(name, options) as server:
+    with contender(name, options) as server:
         for number, row in enumerate(rows):
             topic = f"t{number}"
             raw("create", server.address, topic, PARTITIONS)
@@ -70,7 +60,7 @@ def produce_rows(name, options, rows):
 
 def fetch_row(name, options, row):
     filling, requests = FETCHES[row]
-    with Contender(name, options, memory=True) as server:
+    with contender(name, options, memory=True) as server:
         raw("create", server.address, "t", PARTITIONS)
         raw("produce", server.address, "t", PARTITIONS, *ROWS[filling], "--requests", max(60, int(requests * options.fill)))
         reading = ("fetch", "t", PARTITIONS, "--connections", FETCH_CONNECTIONS)
@@ -80,7 +70,7 @@ def fetch_row(name, options, row):
 
 def one_round(number, options):
     """(contender, row, figures, other CPU) of every run."""
-    names = figures.in_turn(("sink", "ringlog"), number)
+    names = bench.in_turn(("sink", "ringlog"), number)
     rows = [row for row in ROWS if re.search(options.only, row)]
     runs = []
     for name in names if rows else ():
@@ -95,7 +85,7 @@ def one_round(number, options):
 
 def page(options, rounds):
     runs = [run for found in rounds for run in found]
-    lines = ["# Ringlog beside a bare io_uring sink", "", *figures.facts(kafkatools.CACHE, [run[3] for run in runs]),
+    lines = ["# Ringlog beside a bare io_uring sink", "", *bench.facts([run[3] for run in runs]),
              f"- {len(rounds)} alternate rounds of {options.seconds:g} s, `{options.level}`; {SHARDS} shards, {SHARDS} threads of the sink, {PARTITIONS} partitions",
              "- share: Ringlog's figure to the sink's of the same round; min / **median** / max", "",
              "| row | figure | sink | Ringlog | share of the sink |", "| --- | --- | ---: | ---: | ---: |"]
@@ -103,7 +93,7 @@ def page(options, rounds):
         for figure in FIGURES:
             sink, ours = ([run[2][figure] for run in runs if run[:2] == (name, row)] for name in ("sink", "ringlog"))
             shares = [mine / floor for mine, floor in zip(ours, sink) if floor > 0]
-            lines.append(f"| {row} | {figure} | {figures.spread(sink)} | {figures.spread(ours)} | {figures.spread(shares)} |")
+            lines.append(f"| {row} | {figure} | {bench.spread(sink)} | {bench.spread(ours)} | {bench.spread(shares)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -139,7 +129,7 @@ def main():
         rounds = [one_round(number, options) for number in range(options.rounds)]
         text = page(options, rounds)
     finally:
-        shutil.rmtree(os.path.join(kafkatools.CACHE, "work", f"sink-{os.getpid()}"), ignore_errors=True)
+        shutil.rmtree(work(), ignore_errors=True)
     print(text)
     if not options.quick:
         save(options, rounds, text)

@@ -9,9 +9,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "perf"))
-sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
-from broker import free_port  # noqa: E402
-from figures import busy_s, cpu_s  # noqa: E402
+from bench import busy_s, cpu_s, free_port  # noqa: E402
 
 TARGET = os.environ.get("CARGO_TARGET_DIR") or os.path.join(HERE, "target")
 # The rows of requests: what a request holds, and how many are under way.
