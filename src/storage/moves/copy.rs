@@ -225,7 +225,7 @@ fn next_small(active: &mut Move, log: &crate::storage::log::Log, segment: &Segme
     Next::Run { dir: active.to, log: None, steps, end: MoveEnd::Arranged, bytes: 0 }
 }
 
-/// Writes what was read.
+/// Writes what was read, which the rate has counted by then.
 fn write_pending(active: &mut Move) -> Next {
     let Some(pending) = &active.pending else { return Next::Again };
     let Some((data, len)) = &pending.data else {
@@ -247,7 +247,7 @@ fn write_pending(active: &mut Move) -> Next {
         steps.push_back(Step::Sync { data_only: false });
     }
     active.files.insert(name);
-    Next::Run { dir: active.to, log: None, steps, end: MoveEnd::Written, bytes: data.len() }
+    Next::Run { dir: active.to, log: None, steps, end: MoveEnd::Written, bytes: 0 }
 }
 
 fn drop_copy(active: &mut Move, base_offset: i64) -> Next {
