@@ -544,3 +544,32 @@ fn tuning_of_a_real_network_namespace_leaves_it_as_it_was() {
     assert!(output.0.success(), "{}{}", output.1, file("log"));
     assert_eq!((&*file("before"), &*file("applied"), &*file("after")), ("128\n1\n", "4096\n0\n", "128\n1\n"));
 }
+
+/// The real tree, as far as a network namespace of its own goes; where root is not to be had there is nothing to see.
+#[test]
+fn a_real_host_is_as_it_was_after_apply_and_undo() {
+    if !Command::new("unshare").args(["-n", "true"]).status().is_ok_and(|status| status.success()) {
+        eprintln!("no network namespace may be made here");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"
+        cd /proc/sys/net/ipv4
+        echo 1 > tcp_slow_start_after_idle; echo 1000 > tcp_max_syn_backlog
+        show() { cat tcp_slow_start_after_idle tcp_max_syn_backlog; }
+        show
+        "$0" tune apply --only slow-start-after-idle --record "$1" > "$2" || exit 1
+        "$0" tune apply --only listen-backlog --record "$1" >> "$2" || exit 1
+        show
+        "$0" tune undo --record "$1" >> "$2" || exit 1
+        show
+        test ! -e "$1""#;
+    let output = Command::new("unshare")
+        .args(["-n", "sh", "-c", script, env!("CARGO_BIN_EXE_ringlog")])
+        .args([dir.path().join("record"), dir.path().join("said")])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(shown.split_whitespace().collect::<Vec<_>>(), ["1", "1000", "0", "4096", "1", "1000"]);
+}
