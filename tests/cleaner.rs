@@ -76,6 +76,20 @@ fn a_restart_goes_on_where_the_last_run_ended() {
     assert!(text.ends_with(&format!("\n1\nt 0 {cleaned}\n")), "{text:?}");
 }
 
+/// From a recovery point that is too low the gaps of compaction are taken for damage, and what is behind them is cut off.
+#[test]
+fn a_stop_without_its_mark_keeps_the_recovery_points() {
+    let mut bench = Bench::new(3, setup());
+    fill(&mut bench, 200, 20);
+    bench.clean();
+    bench.stop();
+    bench.restart(Some(Crash::Kill));
+    bench.check();
+    fill(&mut bench, 1, 20);
+    bench.restart(Some(Crash::Kill));
+    bench.check();
+}
+
 #[test]
 fn tombstones_go_when_their_time_is_over() {
     let mut bench = Bench::new(3, setup());

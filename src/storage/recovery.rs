@@ -158,7 +158,8 @@ impl Recovery<'_> {
             }
             sync_dir_blocking(io, self.dir).map_err(|error| io_error(self.dir, error))?;
             write_offsets(io, self.dir, RECOVERY_POINT_FILE, &ends)?;
-        } else if !ours {
+        } else {
+            // Also those of the shards, whose files go: from too low a point on the gaps of compaction are damage.
             write_offsets(io, self.dir, RECOVERY_POINT_FILE, &points)?;
         }
         write_offsets(io, self.dir, LOG_START_OFFSET_FILE, &starts)?;

@@ -181,6 +181,17 @@ impl Bench {
         }
     }
 
+    /// Stops, without the mark of it.
+    pub fn stop(&mut self) {
+        let (io, storage, _) = self.parts();
+        storage.begin_stop(io);
+        let end = self.world.now() + 100 * SECOND_NS;
+        while !self.parts().1.is_stopped() {
+            self.turn();
+            assert!(self.world.now() < end, "a clean stop hangs");
+        }
+    }
+
     pub fn restart(&mut self, crash: Option<Crash>) {
         match crash {
             Some(crash) => {
@@ -188,13 +199,7 @@ impl Bench {
                 self.world.crash(&[driver], crash);
             }
             None => {
-                let (io, storage, _) = self.parts();
-                storage.begin_stop(io);
-                let end = self.world.now() + 100 * SECOND_NS;
-                while !self.parts().1.is_stopped() {
-                    self.turn();
-                    assert!(self.world.now() < end, "a clean stop hangs");
-                }
+                self.stop();
                 storage::mark_clean(self.parts().0, &[PathBuf::from(DIR)]).expect("the mark of a clean stop");
             }
         }
