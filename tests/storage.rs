@@ -20,8 +20,8 @@ use ringlog::record::batch::batches;
 use ringlog::record::builder::{BatchBuilder, BatchOptions};
 use ringlog::record::compression::Compressor;
 use ringlog::storage::{
-    self, AckLevel, AppendOptions, Event, LogConfig, LogId, Lookup, ReadError, ReadOutcome, ReadRange,
-    RecoveryReport, Storage, StorageOptions, TopicPartition,
+    self, AckLevel, AppendError, AppendOptions, Appended, Event, LogConfig, LogId, Lookup, ReadError,
+    ReadOutcome, ReadRange, RecoveryReport, Storage, StorageOptions, TopicPartition,
 };
 use sim_io::sim_disk::{Action, FaultRule};
 use sim_io::{Crash, SimIo, SimOptions, SimWorld};
@@ -59,9 +59,19 @@ fn config() -> LogConfig {
 
 /// Appends a batch of one record with `bytes` bytes.
 fn append_one(shard: &mut Shard, log: LogId, bytes: usize) {
+    let timestamp = EPOCH_MS + shard.storage.log_end_offset(log).unwrap();
+    append_as(shard, log, bytes, timestamp, BatchOptions::default()).unwrap();
+}
+
+fn append_as(
+    shard: &mut Shard,
+    log: LogId,
+    bytes: usize,
+    timestamp: i64,
+    batch: BatchOptions,
+) -> Result<Appended, AppendError> {
     let Shard { io, storage } = shard;
-    let mut builder = BatchBuilder::new(BatchOptions::default());
-    let timestamp = EPOCH_MS + storage.log_end_offset(log).unwrap();
+    let mut builder = BatchBuilder::new(batch);
     builder.append(timestamp, None, Some(&vec![b'x'; bytes]), &[]);
     let mut batch = Vec::new();
     builder.finish(&mut Compressor::default(), &mut batch).unwrap();
@@ -73,7 +83,7 @@ fn append_one(shard: &mut Shard, log: LogId, bytes: usize) {
         coordinator: false,
         transaction_version: 0,
     };
-    storage.append(io, log, &batch, options).unwrap();
+    storage.append(io, log, &batch, options)
 }
 
 impl Scene {
@@ -114,6 +124,7 @@ impl Scene {
         for (shard, mut io) in ios.into_iter().enumerate() {
             let mut options = StorageOptions::new(shard as u32, dirs.to_vec(), BufferPool::new(32 << 20));
             options.flush_interval_ms = 50;
+            options.retention_check_interval_ms = 100;
             (options.journal_file_bytes, options.journal_max_bytes) = self.journal_bytes;
             let storage = Storage::open(&mut io, options).unwrap();
             self.shards.push(Shard { io, storage });
@@ -445,6 +456,58 @@ fn whose_a_log_is_survives_a_failed_sync_a_kill_and_a_power_cut() {
         assert_eq!(scene.end(0, log), 10);
     }
     assert_eq!(scene.names(), ["t-0"]);
+}
+
+/// Retention had taken the newest batches of a producer, and the producers were kept as of before them: after a crash its next
+/// batch was out of order.
+#[test]
+fn a_producer_goes_on_when_its_newest_batches_have_expired() {
+    for (seed, crash) in [Crash::Kill, Crash::Power].into_iter().cycle().enumerate().take(20) {
+        // A crash soon after the removal comes before the producers are kept anew.
+        for after_ms in [0, 2, 5, 2_000] {
+            expired(seed as u64, crash, after_ms);
+        }
+    }
+}
+
+fn expired(seed: u64, crash: Crash, after_ms: u64) {
+    let append = |scene: &mut Scene, log, base_sequence| {
+        let numbered =
+            BatchOptions { producer_id: 7, producer_epoch: 3, base_sequence, ..Default::default() };
+        let now_ms = scene.world.wall_ms();
+        append_as(&mut scene.shards[0], log, 100, now_ms, numbered)
+    };
+    let of = topic("t", 1);
+    let mut scene = Scene::new(seed, 1);
+    let log = scene.create(0, &of);
+    for sequence in 0..5 {
+        append(&mut scene, log, sequence).unwrap();
+    }
+    scene.acknowledged(0, log);
+    // The producers are kept as they are in the middle of a segment.
+    scene.stop();
+    scene.start(1, std::slice::from_ref(&of));
+    let log = scene.open(0, &of);
+    for sequence in 5..8 {
+        append(&mut scene, log, sequence).unwrap();
+    }
+    scene.acknowledged(0, log);
+    scene.pass_ms(500);
+    let short = LogConfig { retention_ms: 1, ..config() };
+    scene.shards[0].storage.set_config(log, short);
+    scene.run_until("expired", |scene| scene.shards[0].storage.log_start_offset(log) == Some(8));
+    scene.pass_ms(after_ms);
+    scene.crash(crash);
+    scene.start(1, std::slice::from_ref(&of));
+    let log = scene.open(0, &of);
+    assert_eq!(scene.end(0, log), 8);
+    if after_ms > 1_000 {
+        // Nothing of it is forgotten: a batch that comes again is known.
+        let again = append(&mut scene, log, 7).unwrap();
+        assert!(again.duplicate, "{again:?}");
+    }
+    let next = append(&mut scene, log, 8);
+    assert_eq!(next.map(|appended| appended.base_offset), Ok(8), "{seed}, {crash:?}, {after_ms}");
 }
 
 /// The error of a read was kept for whoever read the log next, however much later.

@@ -307,6 +307,9 @@ impl Storage {
         sync_dir(&mut steps, &log.path);
         let delay_ns = log.config.file_delete_delay_ms.max(0) as u64 * 1_000_000;
         let (dir, tp) = (log.dir, log.tp.to_string());
+        // Those of before lack what has gone. Beside the removal, which must not wait for the space that it makes.
+        let known = log.snapshot_offset >= 0 || !log.producers.is_empty();
+        let wants_snapshot = known && log.snapshot_offset < first;
         tracing::info!(log = %tp, segments = retired.len(), log_start_offset = first, "segments removed");
         for base_offset in retired {
             self.cache.forget(id, Some(base_offset));
@@ -314,6 +317,9 @@ impl Storage {
         }
         self.jobs.start(io, dir, Some(id), steps, End::Retired { log: id, log_start_offset: moved });
         self.removals.push_back(Removal { due_ns: io.now() + delay_ns, dir, log: Some(id), steps: removals });
+        if wants_snapshot {
+            self.write_snapshot(io, id, End::Nothing);
+        }
     }
 
     /// A removal of segments has ended; with the log start offset that it made safe.

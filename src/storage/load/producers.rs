@@ -49,10 +49,13 @@ impl Loader<'_> {
     }
 
     /// The newest snapshot that can be used, and the batches behind it. It is no newer than `rebuild_from`: what was aborted from
-    /// there on goes into the indexes.
+    /// there on goes into the indexes. And it is not older than the first segment: of what has gone in between, nothing is known,
+    /// and a producer with a newer batch there would be told that its next is out of order. Unknown, it may go on with any.
     pub(super) fn load_producers(&mut self, io: &mut impl Io, rebuild_from: i64) -> Result<(), StorageError> {
         let end = self.log.log_end_offset;
+        let first = self.log.segments.front().map_or(end, |segment| segment.base_offset);
         let mut from = self.log.log_start_offset;
+        let numbered = !self.files.snapshots.is_empty();
         while let Some(offset) = self.files.snapshots.pop() {
             let has_segment = self.log.segments.iter().any(|segment| segment.base_offset == offset);
             if offset > rebuild_from && offset <= end && has_segment {
@@ -60,7 +63,7 @@ impl Loader<'_> {
             }
             let path = self.log.file_path(offset, FileKind::ProducerSnapshot);
             let bytes = read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))?;
-            let usable = offset <= end && offset <= rebuild_from;
+            let usable = (first..=end).contains(&offset) && offset <= rebuild_from;
             let entries = bytes.filter(|_| usable).and_then(|bytes| read_snapshot(&bytes).ok());
             if let Some(entries) = entries {
                 self.log.producers.load(entries, offset, self.options.wall_ms);
@@ -76,7 +79,7 @@ impl Loader<'_> {
         if !self.log.producers.is_empty() {
             self.restore_batches(io, from)?;
         }
-        if self.log.snapshot_offset >= 0 || rebuild_from < i64::MAX {
+        if numbered || rebuild_from < i64::MAX {
             self.replay_producers(io, from, rebuild_from)?;
             self.write_aborted(io)?;
         }
