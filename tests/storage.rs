@@ -75,15 +75,19 @@ fn append_as(
     builder.append(timestamp, None, Some(&vec![b'x'; bytes]), &[]);
     let mut batch = Vec::new();
     builder.finish(&mut Compressor::default(), &mut batch).unwrap();
-    let options = AppendOptions {
+    let options = durable(io.wall_ms());
+    storage.append(io, log, &batch, options)
+}
+
+fn durable(wall_ms: i64) -> AppendOptions {
+    AppendOptions {
         leader_epoch: 0,
         level: AckLevel::Durable,
         log_append_time_ms: None,
-        wall_ms: io.wall_ms(),
+        wall_ms,
         coordinator: false,
         transaction_version: 0,
-    };
-    storage.append(io, log, &batch, options)
+    }
 }
 
 impl Scene {

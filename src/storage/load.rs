@@ -7,7 +7,7 @@
 
 mod producers; // what the log says of its producers
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use super::cleaner::finish_swap;
@@ -74,7 +74,12 @@ pub(super) fn load(io: &mut impl Io, options: &LoadOptions) -> Result<Option<Loa
     if finish_swap(io, &options.path, &entries)? {
         entries = io.list_dir(&options.path).map_err(wrap)?;
     }
-    let mut loader = Loader { options, log: LoadedLog::empty(options), files: Files::default() };
+    let mut loader = Loader {
+        options,
+        log: LoadedLog::empty(options),
+        files: Files::default(),
+        kept_aborted: BTreeMap::new(),
+    };
     loader.sort_files(io, &entries)?;
     loader.load_segments(io)?;
     loader.load_start(io)?;
@@ -120,6 +125,9 @@ struct Loader<'a> {
     options: &'a LoadOptions,
     log: LoadedLog,
     files: Files,
+    /// What stays of the transaction indexes that change, by segment. They are written when what has to follow is found: were
+    /// they cut before, a crash in between would take that for all there is.
+    kept_aborted: BTreeMap<i64, Vec<u8>>,
 }
 
 impl Loader<'_> {

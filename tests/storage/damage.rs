@@ -2,6 +2,7 @@
 //! not as it was written is ever served.
 
 use ringlog::record::batch::BATCH_OVERHEAD;
+use ringlog::record::control::EndTxnMarker;
 use ringlog::storage::journal::format::{FOOTER_BYTES, FoundBlock, find_blocks};
 use ringlog::storage::journal::parse_file_name;
 
@@ -86,6 +87,17 @@ impl Scene {
             next = last + 1;
         }
         offsets
+    }
+
+    /// Producer, first offset and marker of each aborted transaction.
+    fn aborted(&mut self, log: LogId) -> Vec<(i64, i64, i64)> {
+        let mut found = Vec::new();
+        self.run_until("the index", |scene| {
+            let Shard { io, storage } = &mut scene.shards[0];
+            found.clear();
+            storage.aborted_transactions(io, log, 0, i64::MAX, &mut found).unwrap()
+        });
+        found.iter().map(|txn| (txn.producer_id, txn.first_offset, txn.last_offset)).collect()
     }
 
     fn said(&self) -> bool {
@@ -240,6 +252,62 @@ fn damage_at_rest(crash: Option<Crash>, first: i64, step: usize) {
         if first == 0 {
             let behind = scene.try_read(0, log, 3, 5_000).map(|bytes| check_batches(&bytes, damage));
             assert_eq!(behind, Ok(vec![3, 4, 5]), "{damage:?} {crash:?}");
+        }
+    }
+}
+
+/// Two transactions are aborted: the first before a clean stop, the second since. The index that has both loses its end.
+fn aborted() -> (Scene, [TopicPartition; 1]) {
+    let of = [topic("t", 1)];
+    let mut scene = Scene::new(13, 1);
+    let mut log = scene.create(0, &of[0]);
+    for producer_id in [7, 8] {
+        if producer_id == 8 {
+            scene.stop();
+            log = scene.restart(&of)[0];
+        }
+        let batch = BatchOptions {
+            producer_id,
+            producer_epoch: 0,
+            base_sequence: 0,
+            transactional: true,
+            ..BatchOptions::default()
+        };
+        let now_ms = scene.world.wall_ms();
+        append_as(&mut scene.shards[0], log, 100, now_ms, batch).unwrap();
+        let marker = EndTxnMarker { commit: false, coordinator_epoch: 0 };
+        let (mut builder, mut bytes) = (BatchBuilder::default(), Vec::new());
+        marker.write(producer_id, 0, now_ms, &mut builder, &mut Compressor::default(), &mut bytes).unwrap();
+        let Shard { io, storage } = &mut scene.shards[0];
+        storage.append(io, log, &bytes, AppendOptions { coordinator: true, ..durable(now_ms) }).unwrap();
+        scene.acknowledged(0, log);
+    }
+    scene.pass_ms(500);
+    scene.crash(Crash::Kill);
+    let (path, bytes) = scene.file("t-0", ".txnindex");
+    assert_eq!(bytes.len(), 68);
+    Damage::Cut(44).apply(&scene.world, &path);
+    (scene, of)
+}
+
+/// The index was cut at once and filled again later: a crash in between took what was missing for all there was, and aborted records
+/// were served as committed.
+#[test]
+fn what_was_aborted_stays_so_whenever_a_recovery_is_cut_off() {
+    for ops in 0.. {
+        let (mut scene, of) = aborted();
+        let mut io = scene.world.driver();
+        let find = |id| (id == of[0].topic_id).then(|| (of[0].topic.clone(), config()));
+        scene.world.hang_after_ops(Some(ops));
+        let report = storage::recover(&mut io, &[PathBuf::from(DIR)], &find, &|_, _| None);
+        let whole = !scene.world.hangs();
+        assert!(!whole || report.unwrap().failed_dirs.is_empty());
+        scene.world.hang_after_ops(None);
+        scene.world.crash(&[io.id()], Crash::Kill);
+        let log = scene.restart(&of)[0];
+        assert_eq!(scene.aborted(log), [(7, 0, 1), (8, 2, 3)], "after {ops} ops");
+        if whole {
+            return;
         }
     }
 }

@@ -37,7 +37,7 @@ impl Loader<'_> {
                     rebuild_from = rebuild_from.min(base_offset);
                     kept = 0;
                 }
-                replace_file_blocking(io, &path, &bytes[..kept]).map_err(|error| io_error(&path, error))?;
+                self.kept_aborted.insert(base_offset, bytes[..kept].to_vec());
             }
             if let Some(segment) = self.log.segments.iter_mut().find(|s| s.base_offset == base_offset) {
                 let aborted = kept as u32 / ABORTED_ENTRY_BYTES;
@@ -93,11 +93,15 @@ impl Loader<'_> {
     fn write_aborted(&mut self, io: &mut impl Io) -> Result<(), StorageError> {
         for index in 0..self.log.segments.len() {
             let segment = &self.log.segments[index];
-            if segment.pending.aborted.is_empty() {
+            let kept = self.kept_aborted.remove(&segment.base_offset);
+            if segment.pending.aborted.is_empty() && kept.is_none() {
                 continue;
             }
             let path = self.log.file_path(segment.base_offset, FileKind::TransactionIndex);
-            let known = read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))?;
+            let known = match kept {
+                Some(kept) => Some(kept),
+                None => read_file(io, &path, SMALL_FILE_BYTES_MAX).map_err(|error| io_error(&path, error))?,
+            };
             let mut bytes = known.unwrap_or_default();
             bytes.truncate(segment.flushed_entries.bytes(FileKind::TransactionIndex) as usize);
             let segment = &mut self.log.segments[index];
