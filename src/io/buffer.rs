@@ -390,25 +390,59 @@ impl AppendBuf {
 
 /// A piece of received bytes. Dropping it gives its memory back to the driver's receive buffers, which are few: copy out
 /// what must outlive the turn.
-#[derive(Clone)]
-pub struct Received {
-    bytes: Rc<dyn AsRef<[u8]>>,
+pub struct Received(Piece);
+
+enum Piece {
+    Lent {
+        lender: Rc<dyn Lender>,
+        loan: Loan,
+    },
+    /// In memory of its own.
+    Owned(Box<dyn AsRef<[u8]>>),
+}
+
+/// Part of a receive buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loan {
+    pub buffer: u16,
+    pub start: usize,
+    pub len: usize,
+}
+
+/// Receive buffers that lend parts of themselves, so that a piece takes no memory of its own.
+pub(super) trait Lender {
+    fn bytes(&self, loan: Loan) -> &[u8];
+
+    /// Called once a loan.
+    fn take_back(&self, loan: Loan);
 }
 
 impl Received {
-    pub fn new(bytes: Rc<dyn AsRef<[u8]>>) -> Received {
-        Received { bytes }
+    /// `lender` has just lent it, to nobody else.
+    pub(super) fn lent(lender: Rc<dyn Lender>, loan: Loan) -> Received {
+        Received(Piece::Lent { lender, loan })
     }
 
-    pub fn from_vec(bytes: Vec<u8>) -> Received {
-        Received { bytes: Rc::new(bytes) }
+    pub fn owned(bytes: Box<dyn AsRef<[u8]>>) -> Received {
+        Received(Piece::Owned(bytes))
     }
 }
 
 impl Deref for Received {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        (*self.bytes).as_ref()
+        match &self.0 {
+            Piece::Lent { lender, loan } => lender.bytes(*loan),
+            Piece::Owned(bytes) => (**bytes).as_ref(),
+        }
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if let Piece::Lent { lender, loan } = &self.0 {
+            lender.take_back(*loan);
+        }
     }
 }
 

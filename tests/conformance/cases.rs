@@ -309,7 +309,8 @@ fn pieces_stay_valid_while_they_are_held<I: Io>(io: &mut I, _env: &mut dyn Env) 
         while got.len() < sent.len() {
             let piece = io.piece(receive);
             got.extend_from_slice(&piece);
-            held.push((piece.clone(), piece.to_vec()));
+            let copy = piece.to_vec();
+            held.push((piece, copy));
         }
         assert_eq!(got, sent);
     }

@@ -1076,7 +1076,7 @@ impl World {
             let held = self.drivers[driver].held.clone();
             held.set(held.get() + bytes.len());
             let result = Ok(bytes.len());
-            let payload = Payload::Received(Received::new(Rc::new(Piece { bytes, held })));
+            let payload = Payload::Received(Received::owned(Box::new(Piece { bytes, held })));
             self.drivers[driver].ready.push_back(Completion { token, result, more: true, payload });
             self.wake_sender(socket);
             if self.rng.chance(self.options.net.split) {

@@ -57,7 +57,7 @@ impl ReceiveBuffers {
         };
         read?;
         self.shared.held_bytes.update(|held| held + cost);
-        Ok(Received::new(Rc::new(Piece { bytes, len, cost, shared: self.shared.clone() })))
+        Ok(Received::owned(Box::new(Piece { bytes, len, cost, shared: self.shared.clone() })))
     }
 }
 

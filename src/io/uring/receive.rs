@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::{IoUring, types::BufRingEntry};
 
-use crate::io::buffer::Received;
+use crate::io::buffer::{Lender, Loan, Received};
 use crate::io::mapping::Mapping;
 
 pub(super) const GROUP: u16 = 0;
@@ -95,31 +95,22 @@ impl ReceiveRing {
     pub fn take(&mut self, id: u16, len: usize, kernel_keeps_it: bool) -> Option<Received> {
         let limit = self.buffers.buffer_bytes;
         let start = self.buffers.ledger.borrow_mut().fill(id, len, kernel_keeps_it, limit)?;
-        let start = usize::from(id) * limit + start;
-        Some(Received::new(Rc::new(Piece { buffers: self.buffers.clone(), id, start, len })))
+        let loan = Loan { buffer: id, start, len };
+        Some(Received::lent(self.buffers.clone(), loan))
     }
 }
 
-/// A held piece of a buffer.
-struct Piece {
-    buffers: Rc<Buffers>,
-    id: u16,
-    start: usize,
-    len: usize,
-}
-
-impl AsRef<[u8]> for Piece {
-    fn as_ref(&self) -> &[u8] {
+impl Lender for Buffers {
+    fn bytes(&self, loan: Loan) -> &[u8] {
+        let start = usize::from(loan.buffer) * self.buffer_bytes + loan.start;
         // SAFETY: needed to read what the kernel wrote without a copy. `start..start + len` lies in the mapping (the
-        // ledger checked it against the buffer); the kernel has written it and writes it again only after the buffer is
-        // offered anew, which the ledger does not do while this piece is counted.
-        unsafe { std::slice::from_raw_parts(self.buffers.memory.as_ptr().add(self.start), self.len) }
+        // ledger checked it against the buffer; only `take` makes loans); the kernel has written it and writes it again
+        // only after the buffer is offered anew, which the ledger does not do while this loan is counted.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().add(start), loan.len) }
     }
-}
 
-impl Drop for Piece {
-    fn drop(&mut self) {
-        self.buffers.ledger.borrow_mut().release(self.id);
+    fn take_back(&self, loan: Loan) {
+        self.ledger.borrow_mut().release(loan.buffer);
     }
 }
 
