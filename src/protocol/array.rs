@@ -1,4 +1,4 @@
-//! An array of a message: either a view of received bytes or a vector of our own.
+//! An array of a message: a view of received bytes, a vector of our own, or elements lent by whoever writes the message.
 
 use std::fmt;
 
@@ -24,6 +24,14 @@ pub struct Array<'a, T>(Source<'a, T>);
 enum Source<'a, T> {
     Wire { bytes: &'a [u8], count: usize, version: i16, flexible: bool },
     Owned(Vec<T>),
+    Lent(&'a [T]),
+}
+
+impl<'a, T> Array<'a, T> {
+    /// Elements in memory that the caller keeps.
+    pub fn lent(elements: &'a [T]) -> Self {
+        Array(Source::Lent(elements))
+    }
 }
 
 impl<'a, T: Element<'a>> Array<'a, T> {
@@ -36,6 +44,7 @@ impl<'a, T: Element<'a>> Array<'a, T> {
         match &self.0 {
             Source::Wire { count, .. } => *count,
             Source::Owned(elements) => elements.len(),
+            Source::Lent(elements) => elements.len(),
         }
     }
 
@@ -43,13 +52,14 @@ impl<'a, T: Element<'a>> Array<'a, T> {
         self.len() == 0
     }
 
-    /// Yields the elements by value; an owned one is cloned.
+    /// Yields the elements by value; an owned or lent one is cloned.
     pub fn iter(&self) -> Iter<'_, 'a, T> {
         Iter(match &self.0 {
             Source::Wire { bytes, count, version, flexible } => {
                 Elements::Wire(Reader::new(bytes), *count, *version, *flexible)
             }
             Source::Owned(elements) => Elements::Owned(elements.iter()),
+            Source::Lent(elements) => Elements::Owned(elements.iter()),
         })
     }
 
@@ -61,9 +71,9 @@ impl<'a, T: Element<'a>> Array<'a, T> {
         self.iter().collect()
     }
 
-    /// Adds an element; a view is decoded into a vector first.
+    /// Adds an element; a view is decoded, what is lent copied into a vector first.
     pub fn push(&mut self, element: T) {
-        if let Source::Wire { .. } = self.0 {
+        if !matches!(self.0, Source::Owned(_)) {
             self.0 = Source::Owned(self.to_vec());
         }
         if let Source::Owned(elements) = &mut self.0 {
@@ -76,6 +86,9 @@ impl<'a, T: Element<'a>> Array<'a, T> {
         match &self.0 {
             Source::Wire { .. } => self.iter().for_each(|element| element.write(writer, version, flexible)),
             Source::Owned(elements) => {
+                elements.iter().for_each(|element| element.write(writer, version, flexible));
+            }
+            Source::Lent(elements) => {
                 elements.iter().for_each(|element| element.write(writer, version, flexible));
             }
         }
@@ -156,6 +169,8 @@ impl<'a, T: Element<'a>> IntoIterator for Array<'a, T> {
                 Elements::Wire(Reader::new(bytes), count, version, flexible)
             }
             Source::Owned(elements) => Elements::Owned(elements.into_iter()),
+            #[allow(clippy::unnecessary_to_owned)] // the iterator is that of a vector
+            Source::Lent(elements) => Elements::Owned(elements.to_vec().into_iter()),
         })
     }
 }
