@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::cache::PieceKey;
 use super::checkpoint::{PARTITION_METADATA_FILE, format_partition_metadata};
@@ -193,7 +194,7 @@ impl Storage {
     /// Makes the log's directory, once: a deleted log of the name, of any shard, may have it still.
     fn claim_dir(&mut self, io: &mut impl Io, id: LogId) {
         let Some(log) = self.logs.get(id) else { return };
-        let mut steps = VecDeque::from([Step::CreateDir { path: log.path.clone() }]);
+        let mut steps = VecDeque::from([Step::CreateDir { path: log.path.to_path_buf() }]);
         let metadata = format_partition_metadata(log.tp.topic_id);
         write_file(&mut steps, &log.path.join(PARTITION_METADATA_FILE), metadata.as_bytes());
         let dir = log.dir;
@@ -251,9 +252,9 @@ impl Storage {
         let image = buf.freeze();
         let flushed = image_start + at as u32;
         let mut steps = VecDeque::new();
-        let path = log.file_path(segment_base, FileKind::Log);
+        let path = Arc::clone(&log.path);
         let key = FileKey { log: id, base_offset: segment_base, kind: FileKind::Log };
-        steps.push_back(Step::Use { key, path, create: true });
+        steps.push_back(Step::Use { key, dir: path, create: true });
         steps.push_back(Step::Write { offset: u64::from(image_start), data: image.slice(0, image_bytes) });
         if !at.is_multiple_of(BLOCK_BYTES) {
             steps.push_back(Step::Truncate { len: u64::from(flushed) });
@@ -403,21 +404,16 @@ impl Log {
         let entries = self.push_index_steps(steps, base_offset, size, flushed_offset);
         let indexes = INDEX_KINDS.into_iter().filter(|kind| !indexes_synced && entries.bytes(*kind) > 0);
         for kind in std::iter::once(FileKind::Log).chain(indexes) {
-            let path = self.file_path(base_offset, kind);
             let key = FileKey { log: self.id, base_offset, kind };
-            steps.push_back(Step::Use { key, path, create: false });
+            steps.push_back(Step::Use { key, dir: Arc::clone(&self.path), create: false });
             steps.push_back(Step::Sync { data_only: true });
         }
         // An index without entries is an empty file, as in Kafka: its tools look for one beside every segment. Not so
         // the one of aborted transactions.
         let empty = [FileKind::OffsetIndex, FileKind::TimeIndex];
         for kind in empty.into_iter().filter(|kind| first && entries.bytes(*kind) == 0) {
-            let path = self.file_path(base_offset, kind);
-            steps.push_back(Step::Use {
-                key: FileKey { log: self.id, base_offset, kind },
-                path,
-                create: true,
-            });
+            let key = FileKey { log: self.id, base_offset, kind };
+            steps.push_back(Step::Use { key, dir: Arc::clone(&self.path), create: true });
         }
         SyncedSegment { base_offset, size, entries }
     }
@@ -430,15 +426,14 @@ impl Log {
         flushed: u32,
         next_offset: i64,
     ) -> IndexEntries {
-        let (id, path) = (self.id, self.path.clone());
+        let (id, dir) = (self.id, Arc::clone(&self.path));
         let Some(segment) = self.segment_mut(base_offset) else { return IndexEntries::default() };
         let pending = segment.take_pending(flushed, next_offset);
         let written = segment.flushed_entries;
         let files = INDEX_KINDS.into_iter().zip([&pending.offsets, &pending.times, &pending.aborted]);
         for (kind, bytes) in files.filter(|(_, bytes)| !bytes.is_empty()) {
-            let path = path.join(FileName::new(base_offset, kind).to_string());
             let key = FileKey { log: id, base_offset, kind };
-            steps.push_back(Step::Use { key, path, create: true });
+            steps.push_back(Step::Use { key, dir: Arc::clone(&dir), create: true });
             let offset = u64::from(written.bytes(kind));
             steps.push_back(Step::Write { offset, data: Slice::copy_of(bytes) });
         }

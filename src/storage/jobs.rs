@@ -9,10 +9,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use slab::Slab;
 
-use super::names::FileKind;
+use super::names::{FileKind, FileName};
 use super::types::LogId;
 use crate::io::buffer::{AlignedBuf, Slice};
 use crate::io::{Completion, Errno, Handle, Io, Op, OpenMode, Payload, Token};
@@ -25,13 +26,19 @@ pub struct FileKey {
     pub kind: FileKind,
 }
 
+impl FileKey {
+    fn path(&self, dir: &Path) -> PathBuf {
+        dir.join(FileName::new(self.base_offset, self.kind).to_string())
+    }
+}
+
 /// One operation. Those without a path work on the file that the job opened last.
 #[derive(Debug)]
 pub enum Step {
-    /// Opens a shared file, or takes it as it is open.
+    /// Opens a shared file, or takes it as it is open; `dir` is its log's.
     Use {
         key: FileKey,
-        path: PathBuf,
+        dir: Arc<Path>,
         create: bool,
     },
     /// Opens a file for this job alone.
@@ -73,15 +80,15 @@ pub enum Step {
 }
 
 impl Step {
-    fn path(&self) -> Option<&Path> {
+    fn place(&self) -> Option<Place> {
         match self {
-            Step::Use { path, .. }
-            | Step::Open { path, .. }
+            Step::Use { key, dir, .. } => Some(Place::Shared(*key, Arc::clone(dir))),
+            Step::Open { path, .. }
             | Step::CreateDir { path }
             | Step::Unlink { path }
             | Step::RemoveDir { path }
-            | Step::Rename { from: path, .. } => Some(path),
-            _ => None,
+            | Step::Rename { from: path, .. } => Some(Place::Path(path.clone())),
+            Step::Write { .. } | Step::Read { .. } | Step::Truncate { .. } | Step::Sync { .. } => None,
         }
     }
 
@@ -132,6 +139,22 @@ pub fn sync_dir(steps: &mut VecDeque<Step>, path: &Path) {
     steps.push_back(Step::Sync { data_only: false });
 }
 
+/// What a job works on, for its errors; shared files, which most use, are named no earlier than that.
+#[derive(Debug)]
+enum Place {
+    Path(PathBuf),
+    Shared(FileKey, Arc<Path>),
+}
+
+impl Place {
+    fn path(&self) -> PathBuf {
+        match self {
+            Place::Path(path) => path.clone(),
+            Place::Shared(key, dir) => key.path(dir),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Job<E> {
     dir: usize,
@@ -140,7 +163,7 @@ struct Job<E> {
     /// The file that steps without a path mean, and whether this job alone has it open.
     file: Option<(Handle, bool)>,
     held: Vec<FileKey>,
-    path: PathBuf,
+    place: Place,
     buf: Option<(AlignedBuf, usize)>,
     end: E,
     stalled: bool,
@@ -187,6 +210,8 @@ struct OpenFile {
 pub struct Jobs<E> {
     jobs: Slab<Job<E>>,
     files: BTreeMap<FileKey, OpenFile>,
+    /// Of [`Jobs::close_idle`], empty in between.
+    idle: Vec<(u64, FileKey)>,
     /// Tokens of jobs and of closes that nobody waits for.
     token: u64,
     close_token: Token,
@@ -200,6 +225,7 @@ impl<E> Jobs<E> {
         Jobs {
             jobs: Slab::new(),
             files: BTreeMap::new(),
+            idle: Vec::new(),
             token,
             close_token,
             stalled: 0,
@@ -237,8 +263,8 @@ impl<E> Jobs<E> {
         end: E,
         patient: bool,
     ) {
-        let (path, held) = (PathBuf::new(), Vec::new());
-        let job = Job { dir, log, steps, file: None, held, path, buf: None, end, stalled: false, patient };
+        let (place, held) = (Place::Path(PathBuf::new()), Vec::new());
+        let job = Job { dir, log, steps, file: None, held, place, buf: None, end, stalled: false, patient };
         let slot = self.jobs.insert(job);
         self.advance(io, slot);
     }
@@ -274,7 +300,7 @@ impl<E> Jobs<E> {
             self.stalled += 1;
             return;
         }
-        let error = JobError { errno: error, step: step.name(), path: job.path.clone() };
+        let error = JobError { errno: error, step: step.name(), path: job.place.path() };
         self.finish(io, slot, Some(error));
     }
 
@@ -316,7 +342,7 @@ impl<E> Jobs<E> {
             self.jobs.iter().filter(|(_, job)| stalled(job)).map(|(slot, _)| slot).collect();
         for slot in slots {
             self.stalled -= 1;
-            let path = self.jobs[slot].path.clone();
+            let path = self.jobs[slot].place.path();
             self.finish(io, slot, Some(JobError { errno: Errno::NO_SPACE, step: "write", path }));
         }
     }
@@ -336,15 +362,12 @@ impl<E> Jobs<E> {
 
     /// Closes files that nobody has used since `before_ns`, and the longest unused beyond `max`.
     pub fn close_idle(&mut self, io: &mut impl Io, before_ns: u64, max: usize) {
-        let mut idle: Vec<(u64, FileKey)> = self
-            .files
-            .iter()
-            .filter(|(_, file)| file.users == 0)
-            .map(|(key, file)| (file.last_used_ns, *key))
-            .collect();
+        let unused = self.files.iter().filter(|(_, file)| file.users == 0);
+        let mut idle = std::mem::take(&mut self.idle);
+        idle.extend(unused.map(|(key, file)| (file.last_used_ns, *key)));
         idle.sort_unstable();
         let mut surplus = self.files.len().saturating_sub(max);
-        for (used_ns, key) in idle {
+        for (used_ns, key) in idle.drain(..) {
             if used_ns >= before_ns && surplus == 0 {
                 break;
             }
@@ -353,6 +376,7 @@ impl<E> Jobs<E> {
                 io.submit(Op::Close { handle: file.handle }, self.close_token);
             }
         }
+        self.idle = idle;
     }
 
     fn opened(&mut self, io: &mut impl Io, slot: usize, key: FileKey, handle: Handle, now: u64) {
@@ -385,8 +409,8 @@ impl<E> Jobs<E> {
         loop {
             let job = &mut self.jobs[slot];
             let Some(step) = job.steps.front_mut() else { return self.finish(io, slot, None) };
-            if let Some(path) = step.path() {
-                job.path = path.to_owned();
+            if let Some(place) = step.place() {
+                job.place = place;
                 if let Some((handle, true)) = job.file.take() {
                     io.submit(Op::Close { handle }, self.close_token);
                 }
@@ -443,10 +467,10 @@ impl<E> Jobs<E> {
 fn operation(step: &mut Step, handle: Option<Handle>) -> Op {
     let file = || handle.expect("a step that needs a file follows one that opens it");
     match step {
-        Step::Use { path, create, key } => {
+        Step::Use { key, dir, create } => {
             let direct = key.kind == FileKind::Log;
             let mode = OpenMode { write: true, create: *create, direct, ..OpenMode::default() };
-            Op::Open { path: path.clone(), mode }
+            Op::Open { path: key.path(dir), mode }
         }
         Step::Open { path, mode } => Op::Open { path: path.clone(), mode: *mode },
         Step::Write { offset, data } => {

@@ -4,7 +4,7 @@
 //! go when a flush has written them to their segment. `flushed_offset` is where the tail begins.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::leader_epoch::LeaderEpochs;
@@ -51,7 +51,7 @@ pub struct Log {
     pub dir: usize,
     pub tp: TopicPartition,
     pub config: Arc<LogConfig>,
-    pub path: PathBuf,
+    pub path: Arc<Path>,
 
     pub log_start_offset: i64,
     /// The log start offset that a crash cannot take back.
@@ -127,7 +127,7 @@ impl Log {
             dir,
             tp,
             config: Arc::new(config),
-            path,
+            path: path.into(),
             log_start_offset: 0,
             safe_start_offset: 0,
             high_watermark: 0,

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::aborted;
 use super::cache::PieceKey;
@@ -484,10 +485,10 @@ impl Storage {
             self.allocate(len).ok_or(ReadError::NoMemory)?
         };
         let Some(log) = self.logs.get(key.log) else { return Err(ReadError::UnknownLog) };
-        let path = log.file_path(key.segment, key.kind);
+        let place = Arc::clone(&log.path);
         let file = FileKey { log: key.log, base_offset: key.segment, kind: key.kind };
         let steps = VecDeque::from([
-            Step::Use { key: file, path, create: false },
+            Step::Use { key: file, dir: place, create: false },
             Step::Read { offset: u64::from(key.start), len, buf: Some(buf) },
         ]);
         let dir = log.dir;

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::jobs::{FileKey, Step, sync_dir};
 use super::journal::Touch;
@@ -107,7 +108,15 @@ impl Storage {
         files.extend(self.take_removals(log.id));
         files.extend(self.cleaner.files_of(log.id));
         let (id, dir, topic_id, has_dir) = (log.id, log.dir, log.tp.topic_id, log.has_dir);
-        self.graveyard.push(Dead { id, dir, path: log.path, has_dir, topic_id, files, renaming: false });
+        self.graveyard.push(Dead {
+            id,
+            dir,
+            path: log.path.to_path_buf(),
+            has_dir,
+            topic_id,
+            files,
+            renaming: false,
+        });
         self.bury(io);
     }
 
@@ -280,9 +289,9 @@ impl Storage {
         if let Some(empty) = empty {
             empty.on_disk = true;
             let base_offset = empty.base_offset;
-            let path = log.file_path(base_offset, FileKind::Log);
+            let dir = Arc::clone(&log.path);
             let key = FileKey { log: id, base_offset, kind: FileKind::Log };
-            steps.push_back(Step::Use { key, path, create: true });
+            steps.push_back(Step::Use { key, dir, create: true });
             sync_dir(&mut steps, &log.path);
         }
         let retired: Vec<i64> = log.segments.drain(..count).map(|segment| segment.base_offset).collect();

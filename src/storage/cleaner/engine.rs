@@ -348,12 +348,12 @@ impl Storage {
         let Some(log) = self.logs.get(task.log) else { return Next::Gone };
         let left = (log.segments[index].flushed - window) as usize;
         let len = (lead + place.need.max(WINDOW_BYTES)).min(left).next_multiple_of(BLOCK_BYTES);
-        let path = log.file_path(place.segment, FileKind::Log);
+        let dir = Arc::clone(&log.path);
         let Some(buf) = self.allocate(len) else { return Next::Wait };
         task.place.window = window;
         let key = FileKey { log: task.log, base_offset: place.segment, kind: FileKind::Log };
         let steps = VecDeque::from([
-            Step::Use { key, path, create: false },
+            Step::Use { key, dir, create: false },
             Step::Read { offset: u64::from(window), len, buf: Some(buf) },
         ]);
         Next::Run { steps, end: CleanEnd::Read, bytes: len }

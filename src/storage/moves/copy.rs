@@ -4,6 +4,7 @@
 //! A piece is copied as it is, but its batches are counted, so that it can be told how far the copy is behind.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::{Event, Move, MoveEnd, Next, Phase, WAIT_NS};
 use crate::io::buffer::{AlignedBuf, Slice};
@@ -162,7 +163,7 @@ impl Storage {
         };
         let Some(index) = log.segment_index(base_offset) else { return Next::Again };
         let flushed = log.segments[index].flushed;
-        let path = log.file_path(base_offset, FileKind::Log);
+        let path = Arc::clone(&log.path);
         let of_rate = (self.options.move_bytes_per_second / 10.0) as u32;
         let piece = of_rate.clamp(PIECE_BYTES_MIN, PIECE_BYTES) / BLOCK_BYTES as u32 * BLOCK_BYTES as u32;
         let start = copied.bytes - copied.bytes % BLOCK_BYTES as u32;
@@ -171,7 +172,7 @@ impl Storage {
         let Some(buf) = self.allocate(len) else { return Next::Wait(WAIT_NS) };
         let key = FileKey { log: active.log, base_offset, kind: FileKind::Log };
         let steps = VecDeque::from([
-            Step::Use { key, path, create: false },
+            Step::Use { key, dir: path, create: false },
             Step::Read { offset: u64::from(start), len, buf: Some(buf) },
         ]);
         let (start, end) = (u64::from(start), Some(u64::from(end)));

@@ -111,7 +111,7 @@ impl Storage {
         let mut files = self.take_removals(id);
         let Some(log) = self.logs.get_mut(id) else { return Next::Again };
         files.extend(segment_files(log));
-        let old = std::mem::replace(&mut log.path, active.live.clone());
+        let old = std::mem::replace(&mut log.path, active.live.as_path().into());
         log.dir = active.to;
         log.swapping = None;
         // Its places in the other journal mean nothing here.
@@ -124,7 +124,7 @@ impl Storage {
         tracing::info!(log = %active.tp, from = %old.display(), to = %active.live.display(), "a log has moved");
         let unique = active.unique;
         let to = named(&old, &active.tp, unique, DirectoryState::Delete);
-        active.grave = Some(Grave { dir: active.from, from: old, to, files });
+        active.grave = Some(Grave { dir: active.from, from: old.to_path_buf(), to, files });
         active.phase = if active.bare { Phase::Done } else { Phase::Bury };
         self.release(id);
         Next::DoomFiles(id)
