@@ -149,16 +149,15 @@ impl FetchSessions {
         self.sessions.remove(&id);
     }
 
-    /// The partitions to read, and marks the session as in use until [`FetchSessions::end`].
-    pub fn partitions(&mut self, id: i32) -> Vec<(FetchKey, FetchPartition)> {
-        let Some(session) = self.sessions.get_mut(&id) else { return Vec::new() };
+    /// Puts the partitions to read into `parts`, and marks the session as in use until [`FetchSessions::end`].
+    pub fn partitions(&mut self, id: i32, parts: &mut Vec<(FetchKey, FetchPartition)>) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
         session.in_use = true;
-        let mut parts: Vec<_> = session.partitions.iter().map(|(k, p)| (k.clone(), p.clone())).collect();
+        parts.extend(session.partitions.iter().map(|(key, part)| (key.clone(), part.clone())));
         if !parts.is_empty() {
             let middle = session.rotation % parts.len();
             parts.rotate_left(middle);
         }
-        parts
     }
 
     /// Ends a fetch: remembers what was told of each partition. `moved` is how many partitions got records.

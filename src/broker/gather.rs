@@ -10,6 +10,7 @@ use slab::Slab;
 use super::fetch_session::SessionFetch;
 use super::mail::{Answer, GatherRef};
 use super::request::Head;
+use super::spares::Spares;
 use super::transaction::MarkersOf;
 use crate::io::DiskSpace;
 use crate::protocol::Uuid;
@@ -29,6 +30,11 @@ pub struct LayoutTopic {
 }
 
 impl Layout {
+    /// An empty one in memory that others have left.
+    pub fn of_spares(spares: &mut Spares) -> Layout {
+        Layout { topics: spares.topics.take(), partitions: spares.indexes.take() }
+    }
+
     pub fn push_topic(&mut self, name: Arc<str>, topic_id: Uuid) {
         let end = self.partitions.len();
         self.topics.push(LayoutTopic { name, topic_id, end });
@@ -73,7 +79,7 @@ pub struct Gather {
 
 pub enum Kind {
     Plain,
-    Fetch(Box<SessionFetch>),
+    Fetch(SessionFetch),
     /// The markers of one transaction of this shard's coordinator.
     Markers(MarkersOf),
     /// WriteTxnMarkers: each marker's producer and how many of the topics are its.
@@ -95,13 +101,27 @@ impl Gather {
         }
     }
 
+    /// Leaves its memory to others.
+    pub fn give_back(self, spares: &mut Spares) {
+        spares.topics.give(self.layout.topics);
+        spares.indexes.give(self.layout.partitions);
+        spares.answers.give(self.answers);
+        if let Kind::Fetch(fetch) = self.kind {
+            spares.fetched.give(fetch.parts);
+        }
+    }
+
     pub fn is_complete(&self) -> bool {
         self.missing == 0
     }
 
     /// Forgets all answers: every part is asked again.
-    pub fn reset(&mut self) {
-        self.answers.iter_mut().for_each(|answer| *answer = None);
+    pub fn reset(&mut self, spares: &mut Spares) {
+        for answer in &mut self.answers {
+            if let Some(Answer::Read(read)) = answer.take() {
+                spares.slices.give(read.records);
+            }
+        }
         self.missing = self.answers.len();
     }
 }
@@ -118,9 +138,16 @@ impl Gathers {
         Gathers { shard: shard as u16, next_generation: 0, slots: Slab::new() }
     }
 
-    pub fn open(&mut self, head: Head, layout: Layout, kind: Kind, deadline_ns: u64) -> GatherRef {
+    pub fn open(
+        &mut self,
+        spares: &mut Spares,
+        head: Head,
+        layout: Layout,
+        kind: Kind,
+        deadline_ns: u64,
+    ) -> GatherRef {
         let missing = layout.len();
-        let mut answers = Vec::with_capacity(missing);
+        let mut answers = spares.answers.take();
         answers.resize_with(missing, || None);
         self.next_generation = self.next_generation.wrapping_add(1);
         let gather = Gather { head, layout, answers, missing, kind, deadline_ns };

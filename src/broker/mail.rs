@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::letter::Letter;
 use super::records::ReceivedRecords;
 use super::request::{Forwarded, RequestId, Response};
 use super::transaction::Marker;
@@ -16,10 +17,8 @@ use crate::storage::FutureLog;
 use crate::storage::transaction_index::AbortedTxn;
 
 pub enum Mail {
-    Tasks(Vec<Task<'static>>),
-    Answers(Vec<(GatherRef, u32, Answer)>),
-    /// Partitions that these parked fetches watch have moved.
-    Ready(Vec<GatherRef>),
+    /// A turn's tasks and answers.
+    Letter(Box<Letter>),
     Forwarded(Box<Forwarded>),
     Response {
         id: RequestId,
@@ -142,7 +141,7 @@ pub struct Produce<'a> {
     pub transactional_id: Option<Arc<str>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Read {
     pub offset: i64,
     pub max_bytes: usize,
@@ -151,6 +150,8 @@ pub struct Read {
     pub read_committed: bool,
     /// Tell the gather when the partition moves, should this read find fewer bytes than the fetch wants.
     pub watch: Option<Watch>,
+    /// Empty; what is found goes into it, so that the answer brings back memory of the shard that asks.
+    pub records: Vec<Slice>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -242,11 +243,19 @@ impl ReadAnswer {
 }
 
 impl Task<'_> {
-    /// For another shard, or for later; see [`ReceivedRecords::into_owned`].
+    /// For later.
     pub fn into_owned(self) -> Task<'static> {
+        self.into_owned_by(|records| records.share().unwrap_or_else(ReceivedRecords::copy_of))
+    }
+
+    /// With its records as `own` keeps them.
+    pub fn into_owned_by(
+        self,
+        own: impl FnOnce(ReceivedRecords<'_>) -> ReceivedRecords<'static>,
+    ) -> Task<'static> {
         let query = match self.query {
             Query::Produce(produce) => Query::Produce(Produce {
-                records: produce.records.into_owned(),
+                records: own(produce.records),
                 version: produce.version,
                 acks: produce.acks,
                 transactional_id: produce.transactional_id,

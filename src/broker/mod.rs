@@ -16,12 +16,14 @@ mod fetch_session; // incremental fetch sessions
 mod gather; // requests whose parts are out
 pub mod group; // groups of both protocols, and offsets
 mod handlers; // one file an API
+mod letter; // a turn's mail for another shard
 pub mod mail; // what shards tell each other
 mod moves; // partitions on their way to another log directory
 mod partition; // the partitions of a shard
 mod records; // the records of a produce, shared with other shards
 mod reply_memory; // what answers to fetches may hold
 pub mod request; // requests and responses on their way
+pub mod spares; // memory that one request hands on to the next
 mod stalled; // appends that wait for room
 pub mod survey; // what the control thread is shown
 pub mod telemetry; // clients' own metrics
@@ -49,10 +51,12 @@ use coordinator::Coordinator;
 use fetch_session::FetchSessions;
 use gather::{Gather, Gathers, Kind, Layout};
 pub use handlers::log_config;
+use letter::Letters;
 use mail::{Answer, GatherRef, Mail, Task};
 use partition::{Partitions, WaiterTo};
 use reply_memory::ReplyMemory;
 use request::{Forwarded, Head, Reply, Request, RequestId, Response};
+use spares::Spares;
 use telemetry::Telemetry;
 use topics::offsets_partitions;
 use transactions::Transactions;
@@ -117,14 +121,13 @@ pub struct Broker {
     fetch_deadlines: BinaryHeap<Reverse<(u64, u32, u32)>>,
     done: Vec<(RequestId, Option<Response>)>,
     post: Post,
+    spares: Spares,
     stopping: bool,
 }
 
 /// Mail of this turn, by shard.
 struct Post {
-    tasks: Vec<Vec<Task<'static>>>,
-    answers: Vec<Vec<(GatherRef, u32, Answer)>>,
-    ready: Vec<Vec<GatherRef>>,
+    letters: Letters,
     mail: VecDeque<(usize, Mail)>,
 }
 
@@ -161,12 +164,8 @@ impl Broker {
             next_timeout_check_ns: 0,
             fetch_deadlines: BinaryHeap::new(),
             done: Vec::new(),
-            post: Post {
-                tasks: (0..shards).map(|_| Vec::new()).collect(),
-                answers: (0..shards).map(|_| Vec::new()).collect(),
-                ready: (0..shards).map(|_| Vec::new()).collect(),
-                mail: VecDeque::new(),
-            },
+            post: Post { letters: Letters::new(shards), mail: VecDeque::new() },
+            spares: Spares::default(),
             stopping: false,
             image,
             config,
@@ -187,6 +186,10 @@ impl Broker {
 
     pub fn storage(&self) -> &Storage {
         &self.storage
+    }
+
+    pub fn spares(&mut self) -> &mut Spares {
+        &mut self.spares
     }
 
     pub fn image(&self) -> &Arc<ClusterImage> {
@@ -296,7 +299,7 @@ impl Broker {
     // ---- gathers ----
 
     fn open_gather(&mut self, head: Head, layout: Layout, kind: Kind, deadline_ns: u64) -> GatherRef {
-        self.gathers.open(head, layout, kind, deadline_ns)
+        self.gathers.open(&mut self.spares, head, layout, kind, deadline_ns)
     }
 
     /// Does a task here or hands it to the shard that owns the partition.
@@ -306,7 +309,7 @@ impl Broker {
             Some(owner) if owner == self.shard => self.execute(io, task),
             Some(owner) => {
                 self.metrics.tasks_sent.add(1);
-                self.post.tasks[owner].push(task.into_owned());
+                self.post.letters.to(owner).push_task(task);
             }
             None => {
                 self.answer(io, task.gather, task.index, Answer::Error(ErrorCode::UnknownTopicOrPartition))
@@ -334,7 +337,7 @@ impl Broker {
     /// Takes an answer to where it is waited for.
     fn answer(&mut self, io: &mut impl Io, gather: GatherRef, index: u32, answer: Answer) {
         if usize::from(gather.shard) != self.shard {
-            self.post.answers[usize::from(gather.shard)].push((gather, index, answer));
+            self.post.letters.to(usize::from(gather.shard)).push_answer(gather, index, answer);
             return;
         }
         let complete = self.gathers.find(gather).is_some_and(|open| open.put(index, answer));
@@ -373,13 +376,12 @@ impl Broker {
 
     pub fn mail(&mut self, io: &mut impl Io, from: usize, mail: Mail) {
         match mail {
-            Mail::Tasks(tasks) => tasks.into_iter().for_each(|task| self.execute(io, task)),
-            Mail::Answers(answers) => {
-                for (gather, index, answer) in answers {
-                    self.answer(io, gather, index, answer);
-                }
+            Mail::Letter(mut letter) => {
+                letter.tasks().for_each(|task| self.execute(io, task));
+                letter.answers().for_each(|(gather, index, answer)| self.answer(io, gather, index, answer));
+                letter.ready().for_each(|at| handlers::fetch::moved(self, io, at));
+                self.post.letters.keep(letter);
             }
-            Mail::Ready(gathers) => gathers.into_iter().for_each(|at| handlers::fetch::moved(self, io, at)),
             Mail::Forwarded(request) => self.forwarded(io, *request),
             Mail::Response { id, response } => self.done.push((id, response)),
             Mail::Image(image) => {
@@ -394,23 +396,15 @@ impl Broker {
         }
     }
 
-    /// What the turn has for other shards.
-    pub fn take_outgoing(&mut self) -> Vec<(usize, Mail)> {
-        let mut out: Vec<(usize, Mail)> = Vec::new();
+    /// Takes what the turn has for other shards to `send`.
+    pub fn take_outgoing(&mut self, mut send: impl FnMut(usize, Mail)) {
         let post = &mut self.post;
         for shard in 0..self.shards {
-            if !post.tasks[shard].is_empty() {
-                out.push((shard, Mail::Tasks(std::mem::take(&mut post.tasks[shard]))));
-            }
-            if !post.answers[shard].is_empty() {
-                out.push((shard, Mail::Answers(std::mem::take(&mut post.answers[shard]))));
-            }
-            if !post.ready[shard].is_empty() {
-                out.push((shard, Mail::Ready(std::mem::take(&mut post.ready[shard]))));
+            if let Some(letter) = post.letters.take(shard) {
+                send(shard, Mail::Letter(letter));
             }
         }
-        out.extend(post.mail.drain(..));
-        out
+        post.mail.drain(..).for_each(|(shard, mail)| send(shard, mail));
     }
 
     /// Answers for this shard's connections, moved into `into`.
@@ -514,15 +508,16 @@ impl Broker {
 
     fn wake_watches(&mut self, io: &mut impl Io, log: LogId) {
         let Some(partition) = self.partitions.of_log(log) else { return };
-        let mut here = Vec::new();
+        let mut here = self.spares.gathers.take();
         for gather in partition.take_watches() {
             if usize::from(gather.shard) == self.shard {
                 here.push(gather);
             } else {
-                self.post.ready[usize::from(gather.shard)].push(gather);
+                self.post.letters.to(usize::from(gather.shard)).push_ready(gather);
             }
         }
-        here.into_iter().for_each(|at| handlers::fetch::moved(self, io, at));
+        here.drain(..).for_each(|at| handlers::fetch::moved(self, io, at));
+        self.spares.gathers.give(here);
     }
 
     /// All that waits on logs of a failed directory is told so.

@@ -3,8 +3,7 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::spares::Spares;
 use crate::io::Part;
 use crate::io::buffer::Slice;
 use crate::protocol::api_key::ApiKey;
@@ -65,7 +64,7 @@ pub struct Request<'a> {
     pub peer: &'a Peer,
     pub body: &'a [u8],
     /// The frame that holds `body`, where it lies in memory that may be shared.
-    pub frame: Option<&'a Bytes>,
+    pub frame: Option<&'a Arc<Vec<u8>>>,
 }
 
 /// A request that another shard answers as a whole.
@@ -106,7 +105,14 @@ impl Response {
     pub fn of<'a, M: Message<'a>>(head: &Head, message: &M) -> Response {
         let mut writer = Writer::with_capacity(128);
         frame::write_response(&mut writer, head.api_key, head.version, head.correlation_id, message);
-        Response::from_writer(writer, &mut Vec::new())
+        Response { parts: vec![Part::Bytes(writer.buf)], held_bytes: 0 }
+    }
+
+    /// The same, in memory that others have left.
+    pub fn of_spares<'a, M: Message<'a>>(spares: &mut Spares, head: &Head, message: &M) -> Response {
+        let mut writer = spares.writer();
+        frame::write_response(&mut writer, head.api_key, head.version, head.correlation_id, message);
+        Response::from_writer(writer, spares, |_| Vec::new())
     }
 
     /// An encoded message, framed.
@@ -115,36 +121,48 @@ impl Response {
         let open = frame::begin_response(&mut writer, head.api_key, head.version, head.correlation_id);
         writer.put_slice(body);
         frame::finish_response(&mut writer, open);
-        Response::from_writer(writer, &mut Vec::new())
+        Response { parts: vec![Part::Bytes(writer.buf)], held_bytes: 0 }
     }
 
-    /// What `writer` holds, with the slices its splices name put where they belong. Short ones are copied: below a few KiB an
-    /// entry of a gathered send costs more than the copy.
-    pub fn from_writer(writer: Writer, external: &mut [Vec<Slice>]) -> Response {
+    /// What `writer` holds, with the slices of its splices, by slot, put where they belong. Short ones are copied: below a few
+    /// KiB an entry of a gathered send costs more than the copy.
+    pub fn from_writer(
+        writer: Writer,
+        spares: &mut Spares,
+        mut external: impl FnMut(u32) -> Vec<Slice>,
+    ) -> Response {
         const COPY_MAX_BYTES: usize = 4096;
-        if writer.splices.is_empty() {
-            return Response { parts: vec![Part::Bytes(writer.buf)], held_bytes: 0 };
+        let Writer { buf, splices } = writer;
+        let mut parts = spares.parts.take();
+        if splices.is_empty() {
+            parts.push(Part::Bytes(buf));
+            spares.splices.give(splices);
+            return Response { parts, held_bytes: 0 };
         }
-        let mut parts = Vec::with_capacity(2 * writer.splices.len() + 1);
-        let mut bytes = Vec::with_capacity(writer.buf.len() + 256);
+        let mut bytes = spares.bytes.take();
         let mut from = 0;
-        for splice in &writer.splices {
-            bytes.extend_from_slice(&writer.buf[from..splice.position]);
+        for splice in &splices {
+            bytes.extend_from_slice(&buf[from..splice.position]);
             from = splice.position;
-            for slice in std::mem::take(&mut external[splice.slot as usize]) {
+            let mut slices = external(splice.slot);
+            for slice in slices.drain(..) {
                 if slice.len() <= COPY_MAX_BYTES {
                     bytes.extend_from_slice(&slice);
                 } else {
                     if !bytes.is_empty() {
-                        parts.push(Part::Bytes(std::mem::take(&mut bytes)));
+                        parts.push(Part::Bytes(std::mem::replace(&mut bytes, spares.bytes.take())));
                     }
                     parts.push(Part::Shared(slice));
                 }
             }
+            spares.slices.give(slices);
         }
-        bytes.extend_from_slice(&writer.buf[from..]);
-        if !bytes.is_empty() {
-            parts.push(Part::Bytes(bytes));
+        bytes.extend_from_slice(&buf[from..]);
+        spares.bytes.give(buf);
+        spares.splices.give(splices);
+        match bytes.is_empty() {
+            true => spares.bytes.give(bytes),
+            false => parts.push(Part::Bytes(bytes)),
         }
         Response { parts, held_bytes: 0 }
     }

@@ -125,7 +125,7 @@ impl Broker {
                 if usize::from(gather.shard) == self.shard {
                     handlers::fetch::moved(self, io, gather);
                 } else {
-                    self.post.ready[usize::from(gather.shard)].push(gather);
+                    self.post.letters.to(usize::from(gather.shard)).push_ready(gather);
                 }
             }
         }

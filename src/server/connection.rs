@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use super::frames::Frames;
 use crate::broker::request::{Peer, RequestId, Response, part_len};
+use crate::broker::spares::Spares;
 use crate::io::{Handle, Part};
 use crate::protocol::api_key::ApiKey;
 use crate::protocol::error::DecodeError;
@@ -22,6 +24,8 @@ const GROWTH_MAX: usize = 4;
 /// without a copy; a client of small requests would pay two receives for each.
 const EXACT_AFTER_FRAMES: u32 = 4;
 const EXACT_FRAME_BYTES: RangeInclusive<usize> = 64 << 10..=2 << 20;
+/// Memory that is kept for a length alone.
+const LENGTH_KEPT_MAX: usize = 64;
 /// Bytes of answers put into one send; more go with the next.
 const SEND_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Parts of one gathered send.
@@ -50,6 +54,8 @@ pub struct Connection {
     generation: u32,
     next_sequence: u32,
     input: Vec<u8>,
+    /// Memory for the length of the next large frame.
+    length: Vec<u8>,
     /// The capacity of the input while an exact receive fills it, in the driver's hands.
     exact_bytes: usize,
     /// What the last exact receive was to bring.
@@ -121,6 +127,7 @@ impl Connection {
             generation,
             next_sequence: 0,
             input: Vec::new(),
+            length: Vec::new(),
             exact_bytes: 0,
             exact_lacks: 0,
             large_frames: 0,
@@ -197,8 +204,8 @@ impl Connection {
     }
 
     /// The answers that may leave now, for one send; `sending_held_bytes` is what they hold. Empty when there are none.
-    pub fn take_output(&mut self) -> Vec<Part> {
-        let mut parts = Vec::new();
+    pub fn take_output(&mut self, spares: &mut Spares) -> Vec<Part> {
+        let mut parts = spares.parts.take();
         let mut bytes = 0;
         while bytes < SEND_BYTES_MAX && parts.len() < SEND_PARTS_MAX {
             match self.slots.front() {
@@ -209,10 +216,12 @@ impl Connection {
             }
             if let Some(Slot { state: State::Ready(response), .. }) = self.slots.pop_front() {
                 self.sending_held_bytes += response.held_bytes;
-                for part in response.parts {
+                let mut more = response.parts;
+                for part in more.drain(..) {
                     bytes += part_len(&part);
-                    push_part(&mut parts, part);
+                    push_part(&mut parts, part, spares);
                 }
+                spares.parts.give(more);
             }
         }
         parts
@@ -254,7 +263,7 @@ impl Connection {
     }
 
     /// What the next receive is to be. For large frames first the length alone, then the rest.
-    pub fn next_receive(&mut self) -> Receive {
+    pub fn next_receive(&mut self, frames: &mut Frames) -> Receive {
         if self.large_frames < EXACT_AFTER_FRAMES {
             return Receive::Pieces;
         }
@@ -272,8 +281,13 @@ impl Connection {
         if lacks == 0 {
             return Receive::Later;
         }
-        let mut buf = std::mem::take(&mut self.input);
-        buf.reserve_exact(lacks);
+        if self.input.capacity() == 0 {
+            self.input = std::mem::take(&mut self.length);
+            self.input.reserve_exact(lacks);
+        } else {
+            self.make_room(lacks, frames);
+        }
+        let buf = std::mem::take(&mut self.input);
         self.exact_bytes = buf.capacity();
         self.exact_lacks = lacks;
         Receive::Exact { buf, len: lacks }
@@ -315,15 +329,29 @@ impl Connection {
 
     /// Keeps bytes for later. Memory grows with what arrives, not with what a length announces: to a whole frame at once
     /// only where a good part of it is here.
-    pub fn keep(&mut self, bytes: &[u8]) {
+    pub fn keep(&mut self, bytes: &[u8], frames: &mut Frames) {
         let here = self.input.len() + bytes.len();
         if here > self.input.capacity()
             && let Some(Ok(Some(len))) = self.first_length(bytes)
             && (here..=GROWTH_MAX * here).contains(&(LENGTH_BYTES + len))
         {
-            self.input.reserve_exact(LENGTH_BYTES + len - self.input.len());
+            self.make_room(LENGTH_BYTES + len - self.input.len(), frames);
         }
         self.input.extend_from_slice(bytes);
+    }
+
+    /// Memory for `more` bytes behind the input; from `frames` what does not fit.
+    fn make_room(&mut self, more: usize, frames: &mut Frames) {
+        if self.input.capacity() - self.input.len() >= more {
+            return;
+        }
+        let mut room = frames.memory(self.input.len() + more);
+        room.extend_from_slice(&self.input);
+        let mut old = std::mem::replace(&mut self.input, room);
+        if (LENGTH_BYTES..=LENGTH_KEPT_MAX).contains(&old.capacity()) {
+            old.clear();
+            self.length = old;
+        }
     }
 
     /// The length of the first frame, of which `next` may be the first bytes.
@@ -346,11 +374,12 @@ impl Connection {
 }
 
 /// Small answers of one send share one buffer, so that a pipeline of acknowledgements is one plain send.
-fn push_part(parts: &mut Vec<Part>, part: Part) {
+fn push_part(parts: &mut Vec<Part>, part: Part, spares: &mut Spares) {
     const JOIN_MAX_BYTES: usize = 4096;
     match (parts.last_mut(), part) {
         (Some(Part::Bytes(last)), Part::Bytes(bytes)) if bytes.len() <= JOIN_MAX_BYTES => {
-            last.extend_from_slice(&bytes)
+            last.extend_from_slice(&bytes);
+            spares.bytes.give(bytes);
         }
         (_, part) => parts.push(part),
     }
@@ -398,10 +427,10 @@ mod tests {
         let first = connection.begin_request(0, ApiKey::Produce, 0);
         let second = connection.begin_request(0, ApiKey::Produce, 0);
         assert!(connection.answer(second.sequence, response("two")).is_ok());
-        assert!(connection.take_output().is_empty());
+        assert!(connection.take_output(&mut Spares::default()).is_empty());
         assert!(connection.answer(first.sequence, response("one")).is_ok());
         assert_eq!(connection.held_bytes(), 6);
-        assert_eq!(text(connection.take_output()), "onetwo");
+        assert_eq!(text(connection.take_output(&mut Spares::default())), "onetwo");
         assert_eq!((connection.held_bytes(), connection.sending_held_bytes), (6, 6));
         let refused = connection.answer(first.sequence, response("again")).unwrap_err();
         assert_eq!(refused.unwrap().held_bytes, 5);
@@ -411,32 +440,43 @@ mod tests {
     fn large_frames_in_a_row_are_received_exactly() {
         const LEN: usize = 70_000;
         let mut connection = connection();
+        let mut frames = Frames::default();
         connection.frame_bytes_max = 100 << 20;
         for _ in 0..EXACT_AFTER_FRAMES {
-            assert!(matches!(connection.next_receive(), Receive::Pieces) && !connection.leaves_pieces());
+            assert!(
+                matches!(connection.next_receive(&mut frames), Receive::Pieces)
+                    && !connection.leaves_pieces()
+            );
             connection.note_frame(LEN);
         }
         assert!(connection.leaves_pieces());
         // A part of the next frame has come already; its length is complete.
-        connection.keep(&[0, 1, 0x11]);
+        connection.keep(&[0, 1, 0x11], &mut frames);
         for (bytes, lacks) in [(&[0x70u8][..], 1), (&vec![7; LEN][..], LEN)] {
-            let Receive::Exact { mut buf, len } = connection.next_receive() else { panic!("exact") };
+            let Receive::Exact { mut buf, len } = connection.next_receive(&mut frames) else {
+                panic!("exact")
+            };
             assert_eq!(len, lacks);
             assert!(!connection.leaves_pieces() && connection.input_bytes() >= buf.len() + len);
             buf.extend_from_slice(bytes);
             connection.put_exact(buf);
             assert!(connection.is_exact(lacks) && !connection.is_exact(lacks - 1));
         }
-        assert!(matches!(connection.next_receive(), Receive::Later));
+        assert!(matches!(connection.next_receive(&mut frames), Receive::Later));
         assert_eq!(connection.take_input().len(), LENGTH_BYTES + LEN);
         // A small frame ends it; an announcement beyond the limit takes no memory.
         for length in [[0, 0, 0, 9], [0x7f, 0xff, 0xff, 0xff], [0xff; 4]] {
             connection.large_frames = EXACT_AFTER_FRAMES;
-            let Receive::Exact { mut buf, len } = connection.next_receive() else { panic!("exact") };
+            let Receive::Exact { mut buf, len } = connection.next_receive(&mut frames) else {
+                panic!("exact")
+            };
             assert_eq!(len, LENGTH_BYTES);
             buf.extend_from_slice(&length);
             connection.put_exact(buf);
-            assert!(matches!(connection.next_receive(), Receive::Pieces) && !connection.leaves_pieces());
+            assert!(
+                matches!(connection.next_receive(&mut frames), Receive::Pieces)
+                    && !connection.leaves_pieces()
+            );
             assert_eq!(connection.take_input(), length);
         }
     }
@@ -460,7 +500,7 @@ mod tests {
         let loud = connection.begin_request(0, ApiKey::Produce, 0);
         connection.answer(silent.sequence, None).unwrap();
         connection.answer(loud.sequence, response("x")).unwrap();
-        assert_eq!(text(connection.take_output()), "x");
+        assert_eq!(text(connection.take_output(&mut Spares::default())), "x");
         assert!(!connection.is_busy());
     }
 

@@ -8,6 +8,7 @@ pub mod balance;
 pub mod clients;
 pub mod connection;
 pub mod connection_quota;
+mod frames;
 mod listen;
 pub mod local;
 pub mod mailbox;

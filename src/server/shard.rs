@@ -9,13 +9,13 @@ mod dynamic; // what is configured while it runs
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use slab::Slab;
 
 use super::balance::Balance;
 use super::clients::Clients;
 use super::connection::{Connection, Limits, Next, Receive};
 use super::connection_quota::ConnectionQuota;
+use super::frames::Frames;
 use super::local::{self, Calls};
 use super::mailbox::Mailbox;
 use super::token::{Kind, Owner, Token};
@@ -66,6 +66,7 @@ pub struct Shard<I: Io> {
     connections: Slab<Connection>,
     next_generation: u32,
     input_bytes: usize,
+    frames: Frames,
     idle_cursor: usize,
     /// Connections with an answer to send, or with input that may start now.
     dirty: Vec<u32>,
@@ -100,6 +101,7 @@ impl<I: Io> Shard<I> {
             connections: Slab::new(),
             next_generation: 0,
             input_bytes: 0,
+            frames: Frames::default(),
             idle_cursor: 0,
             dirty: Vec::new(),
             completions: Vec::new(),
@@ -133,6 +135,7 @@ impl<I: Io> Shard<I> {
         self.take_arrivals();
         self.take_calls();
         self.close_idle();
+        self.frames.rest(self.io.now());
         self.close_slow_reader();
         self.close_for_stop();
         self.broker.end_turn(&mut self.io);
@@ -144,9 +147,7 @@ impl<I: Io> Shard<I> {
         self.deliver();
         self.run_dirty();
         self.broker.submit(&mut self.io);
-        for (to, mail) in self.broker.take_outgoing() {
-            self.mail.send(to, mail);
-        }
+        self.broker.take_outgoing(|to, mail| self.mail.send(to, mail));
         self.mail.flush(&mut self.io);
     }
 
@@ -237,7 +238,7 @@ impl<I: Io> Shard<I> {
         let connection = &mut self.connections[index as usize];
         let socket = connection.socket;
         let before = connection.input_bytes();
-        let op = match connection.next_receive() {
+        let op = match connection.next_receive(&mut self.frames) {
             Receive::Pieces => Op::Receive { socket },
             Receive::Exact { buf, len } => Op::ReceiveExact { socket, buf, len },
             Receive::Later => return,
@@ -313,7 +314,7 @@ impl<I: Io> Shard<I> {
     fn keep_input(&mut self, index: u32, bytes: &[u8]) {
         let connection = &mut self.connections[index as usize];
         let before = connection.input_bytes();
-        connection.keep(bytes);
+        connection.keep(bytes, &mut self.frames);
         self.input_bytes += connection.input_bytes() - before;
         self.check_input(index);
     }
@@ -341,7 +342,7 @@ impl<I: Io> Shard<I> {
             && len >= SHARED_FRAME_BYTES_MIN
         {
             self.input_bytes -= before;
-            let frame = Bytes::from(input);
+            let frame = self.frames.share(input);
             return self.start_request(index, &frame[LENGTH_BYTES..], Some(&frame));
         }
         let consumed = self.start_frames(index, &input);
@@ -370,7 +371,7 @@ impl<I: Io> Shard<I> {
     }
 
     /// Starts the request in a frame; `shared` is memory that holds it and may be kept.
-    fn start_request(&mut self, index: u32, frame: &[u8], shared: Option<&Bytes>) {
+    fn start_request(&mut self, index: u32, frame: &[u8], shared: Option<&Arc<Vec<u8>>>) {
         let mut reader = Reader::new(frame);
         let header = match RequestHeader::decode(&mut reader) {
             Ok(header) => header,
@@ -461,9 +462,10 @@ impl<I: Io> Shard<I> {
         if connection.sending || connection.closing {
             return;
         }
-        let parts = connection.take_output();
+        let spares = self.broker.spares();
+        let parts = connection.take_output(spares);
         if parts.is_empty() {
-            return;
+            return spares.parts.give(parts);
         }
         connection.sending = true;
         connection.sent_at_ns = self.io.now();
@@ -476,6 +478,9 @@ impl<I: Io> Shard<I> {
         connection.sending = false;
         connection.active_at_ns = self.io.now();
         self.broker.release_reply(std::mem::take(&mut connection.sending_held_bytes));
+        if let Payload::Parts(parts) = completion.payload {
+            self.broker.spares().give_parts(parts);
+        }
         match completion.result {
             Ok(bytes) => {
                 self.metrics().bytes_sent.add(bytes as u64);

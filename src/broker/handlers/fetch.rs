@@ -16,13 +16,13 @@ use crate::broker::gather::{Gather, Kind, Layout};
 use crate::broker::mail::{Answer, GatherRef, Query, Read, ReadAnswer, Task, Watch};
 use crate::broker::reply_memory::THROTTLE_MS;
 use crate::broker::request::{Head, Reply, Request, Response};
+use crate::broker::spares::{self, Spares};
 use crate::io::Io;
-use crate::io::buffer::Slice;
 use crate::protocol::messages::fetch_request::FetchRequest;
 use crate::protocol::messages::fetch_response::{
     AbortedTransaction, EpochEndOffset, FetchResponse, FetchableTopicResponse, PartitionData,
 };
-use crate::protocol::{ErrorCode, Records, Writer, frame};
+use crate::protocol::{Array, ErrorCode, Records, Writer, frame};
 use crate::storage::transaction_index::AbortedTxn;
 use crate::storage::{LogId, ReadError, ReadOutcome, ReadRange, Storage};
 
@@ -50,8 +50,8 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
             return Reply::Now(Response::of(&head, &response));
         }
         Begin::Sessionless => (0, false, updates),
-        Begin::Full(id) => (id, false, broker.sessions.partitions(id)),
-        Begin::Incremental(id) => (id, true, broker.sessions.partitions(id)),
+        Begin::Full(id) => (id, false, of_session(broker, id, updates)),
+        Begin::Incremental(id) => (id, true, of_session(broker, id, updates)),
     };
     let wait_ns = u64::from(message.max_wait_ms.clamp(0, WAIT_MAX_MS) as u32) * 1_000_000;
     let fetch = SessionFetch {
@@ -68,8 +68,23 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
     start(broker, io, head, fetch)
 }
 
-fn requested(broker: &Broker, message: &FetchRequest<'_>, version: i16) -> Vec<(FetchKey, FetchPartition)> {
-    let mut parts = Vec::new();
+/// The partitions of a session, in the memory of those that were asked for.
+fn of_session(
+    broker: &mut Broker,
+    id: i32,
+    mut parts: Vec<(FetchKey, FetchPartition)>,
+) -> Vec<(FetchKey, FetchPartition)> {
+    parts.clear();
+    broker.sessions.partitions(id, &mut parts);
+    parts
+}
+
+fn requested(
+    broker: &mut Broker,
+    message: &FetchRequest<'_>,
+    version: i16,
+) -> Vec<(FetchKey, FetchPartition)> {
+    let mut parts = broker.spares.fetched.take();
     for topic in &message.topics {
         let (name, topic_id) = resolve(broker, &topic.topic, topic.topic_id, version);
         for partition in &topic.partitions {
@@ -114,7 +129,7 @@ fn resolve(
 }
 
 fn start(broker: &mut Broker, io: &mut impl Io, head: Head, fetch: SessionFetch) -> Reply {
-    let mut layout = Layout::default();
+    let mut layout = Layout::of_spares(&mut broker.spares);
     let mut last: Option<&FetchKey> = None;
     for (key, _) in &fetch.parts {
         if last.is_none_or(|last| (&last.name, last.topic_id) != (&key.name, key.topic_id)) {
@@ -126,7 +141,7 @@ fn start(broker: &mut Broker, io: &mut impl Io, head: Head, fetch: SessionFetch)
     let empty = layout.is_empty();
     let deadline_ns = fetch.max_wait_until_ns.saturating_add(30_000_000_000);
     let wait = fetch.min_bytes > 0 && fetch.max_wait_until_ns > io.now();
-    let at = broker.open_gather(head, layout, Kind::Fetch(Box::new(fetch)), deadline_ns);
+    let at = broker.open_gather(head, layout, Kind::Fetch(fetch), deadline_ns);
     if !empty {
         read_all(broker, io, at);
     } else if wait {
@@ -142,16 +157,18 @@ fn start(broker: &mut Broker, io: &mut impl Io, head: Head, fetch: SessionFetch)
 fn read_all(broker: &mut Broker, io: &mut impl Io, at: GatherRef) {
     let now = io.now();
     let Some(gather) = broker.gathers.find(at) else { return };
-    gather.reset();
+    gather.reset(&mut broker.spares);
     let Kind::Fetch(fetch) = &mut gather.kind else { return };
     fetch.parked = false;
     fetch.moved = false;
     let waits = fetch.max_wait_until_ns > now && fetch.min_bytes > 0;
     let watch = waits.then_some(Watch { min_bytes: fetch.min_bytes, until_ns: fetch.max_wait_until_ns });
     let (max_bytes, read_committed) = (fetch.max_bytes, fetch.read_committed);
-    let parts: Vec<_> =
-        fetch.parts.iter().map(|(key, part)| (key.topic_id, key.partition, part.clone())).collect();
-    for (index, (topic_id, partition, part)) in parts.into_iter().enumerate() {
+    for index in 0..fetch.parts.len() {
+        // The gather stays open until the last part is answered.
+        let Some(Gather { kind: Kind::Fetch(fetch), .. }) = broker.gathers.find(at) else { return };
+        let (FetchKey { topic_id, partition, .. }, part) = &fetch.parts[index];
+        let (topic_id, partition) = (*topic_id, *partition);
         let read = Read {
             offset: part.offset,
             max_bytes: (part.max_bytes.max(0) as usize).min(max_bytes),
@@ -159,6 +176,7 @@ fn read_all(broker: &mut Broker, io: &mut impl Io, at: GatherRef) {
             last_fetched_epoch: part.last_fetched_epoch,
             read_committed,
             watch,
+            records: broker.spares.slices.take(),
         };
         broker.dispatch(
             io,
@@ -168,8 +186,8 @@ fn read_all(broker: &mut Broker, io: &mut impl Io, at: GatherRef) {
 }
 
 /// Reads one partition; `None` while the disk is asked.
-pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<Answer> {
-    let Query::Read(read) = task.query else { return None };
+pub fn execute(broker: &mut Broker, io: &mut impl Io, mut task: Task<'_>) -> Option<Answer> {
+    let Query::Read(read) = &mut task.query else { return None };
     let Some(partition) = broker.partitions.find(task.topic_id, task.partition) else {
         return Some(Answer::Read(ReadAnswer::error(ErrorCode::UnknownTopicOrPartition)));
     };
@@ -188,6 +206,7 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
         last_stable_offset,
         log_start_offset,
         leader_epoch: partition.leader_epoch,
+        records: std::mem::take(&mut read.records),
         ..ReadAnswer::error(ErrorCode::None)
     };
     if read.last_fetched_epoch >= 0 {
@@ -206,6 +225,8 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
     match read_records(storage, io, log, range, read.read_committed, &mut answer) {
         Ok(true) => {}
         Ok(false) => {
+            answer.records.clear();
+            read.records = answer.records;
             partition.parked.push(task.into_owned());
             return None;
         }
@@ -312,9 +333,10 @@ pub fn moved(broker: &mut Broker, io: &mut impl Io, at: GatherRef) {
     }
 }
 
-pub fn finish(broker: &mut Broker, gather: Gather) -> Response {
-    let Kind::Fetch(fetch) = gather.kind else { return Response { parts: Vec::new(), held_bytes: 0 } };
-    let mut answers: Vec<ReadAnswer> = gather.answers.into_iter().map(read_answer).collect();
+pub fn finish(broker: &mut Broker, mut gather: Gather) -> Response {
+    let mut answers = broker.spares.reads.take();
+    answers.extend(gather.answers.drain(..).map(read_answer));
+    let Kind::Fetch(fetch) = &gather.kind else { return Response { parts: Vec::new(), held_bytes: 0 } };
     let allowance = broker.reply_memory.allowance_bytes();
     limit_bytes(&mut answers, fetch.max_bytes.min(allowance), allowance > 0);
     let told = fetch.parts.iter().zip(&answers);
@@ -325,7 +347,14 @@ pub fn finish(broker: &mut Broker, gather: Gather) -> Response {
     broker.metrics.bytes_fetched.add(bytes as u64);
     broker.reply_memory.hold(bytes);
     let throttle_time_ms = if allowance == 0 { THROTTLE_MS } else { 0 };
-    Response { held_bytes: bytes, ..encode(&gather.head, &fetch, &gather.layout, answers, throttle_time_ms) }
+    let spares = &mut broker.spares;
+    let writer = encode(spares, &gather.head, fetch, &gather.layout, &answers, throttle_time_ms);
+    let records = |slot| std::mem::take(&mut answers[slot as usize].records);
+    let response = Response::from_writer(writer, spares, records);
+    answers.drain(..).for_each(|answer| spares.slices.give(answer.records));
+    spares.reads.give(answers);
+    gather.give_back(spares);
+    Response { held_bytes: bytes, ..response }
 }
 
 fn read_answer(answer: Option<Answer>) -> ReadAnswer {
@@ -352,47 +381,59 @@ fn limit_bytes(answers: &mut [ReadAnswer], max_bytes: usize, at_least_one: bool)
     }
 }
 
+/// The frame, without the records.
 fn encode(
+    spares: &mut Spares,
     head: &Head,
     fetch: &SessionFetch,
     layout: &Layout,
-    mut answers: Vec<ReadAnswer>,
+    answers: &[ReadAnswer],
     throttle_time_ms: i32,
-) -> Response {
-    let mut responses = Vec::new();
-    for (topic, first, partitions) in layout.topics() {
-        let mut data = Vec::with_capacity(partitions.len());
+) -> Writer {
+    let mut data = spares.fetch_partitions.take();
+    let mut ends = spares.ends.take();
+    for (_, first, partitions) in layout.topics() {
         for (index, &partition) in (first..).zip(partitions) {
             let answer = &answers[index];
-            let (_, part) = &fetch.parts[index];
-            let news = answer.bytes > 0
-                || answer.error.is_error()
-                || answer.diverging.is_some()
-                || answer.high_watermark != part.told_high_watermark
-                || answer.log_start_offset != part.told_log_start_offset;
-            if news || !fetch.incremental {
+            if !fetch.incremental || has_changed(answer, &fetch.parts[index].1) {
                 data.push(partition_data(partition, index as u32, answer, head.version));
             }
         }
-        if !data.is_empty() {
-            responses.push(FetchableTopicResponse {
-                topic: Cow::Borrowed(&topic.name),
+        ends.push(data.len());
+    }
+    let mut topics = spares::emptied(spares.fetch_topics.take());
+    let mut start = 0;
+    for ((topic, ..), &end) in layout.topics().zip(&ends) {
+        let partitions = &data[std::mem::replace(&mut start, end)..end];
+        if !partitions.is_empty() {
+            topics.push(FetchableTopicResponse {
+                topic: Cow::Borrowed(&*topic.name),
                 topic_id: topic.topic_id,
-                partitions: data.into(),
+                partitions: Array::lent(partitions),
             });
         }
     }
     let response = FetchResponse {
         throttle_time_ms,
         session_id: fetch.session_id,
-        responses: responses.into(),
+        responses: Array::lent(&topics),
         ..Default::default()
     };
-    let mut writer = Writer::with_capacity(256);
+    let mut writer = spares.writer();
     frame::write_response(&mut writer, head.api_key, head.version, head.correlation_id, &response);
-    let mut records: Vec<Vec<Slice>> =
-        answers.iter_mut().map(|answer| std::mem::take(&mut answer.records)).collect();
-    Response::from_writer(writer, &mut records)
+    spares.fetch_topics.give(topics);
+    spares.fetch_partitions.give(data);
+    spares.ends.give(ends);
+    writer
+}
+
+/// Whether a session's client has to hear of it.
+fn has_changed(answer: &ReadAnswer, part: &FetchPartition) -> bool {
+    answer.bytes > 0
+        || answer.error.is_error()
+        || answer.diverging.is_some()
+        || answer.high_watermark != part.told_high_watermark
+        || answer.log_start_offset != part.told_log_start_offset
 }
 
 fn partition_data(partition: i32, slot: u32, answer: &ReadAnswer, version: i16) -> PartitionData<'static> {

@@ -155,7 +155,7 @@ pub fn finish(broker: &mut Broker, gather: Gather) -> Option<Response> {
         return Some(write_txn_markers::finish(gather, &producers));
     }
     Some(match gather.head.api_key {
-        ApiKey::Produce => produce::finish(gather),
+        ApiKey::Produce => produce::finish(broker, gather),
         ApiKey::Fetch => fetch::finish(broker, gather),
         ApiKey::ListOffsets => list_offsets::finish(gather),
         ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::finish(gather),

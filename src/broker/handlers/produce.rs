@@ -7,8 +7,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::broker::Broker;
 use crate::broker::admissions::{self, Gate};
 use crate::broker::gather::{Gather, Kind, Layout};
@@ -16,13 +14,14 @@ use crate::broker::mail::{Answer, GatherRef, Produce, Query, Rejected, Task};
 use crate::broker::partition::{Partition, Waiter, WaiterTo};
 use crate::broker::records::ReceivedRecords;
 use crate::broker::request::{Reply, Request, Response};
+use crate::broker::spares;
 use crate::config::{self, Compression, TopicConfig};
 use crate::io::Io;
 use crate::protocol::messages::produce_request::ProduceRequest;
 use crate::protocol::messages::produce_response::{
     BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
 };
-use crate::protocol::{ErrorCode, Uuid};
+use crate::protocol::{Array, ErrorCode, Uuid};
 use crate::record::batch::{BatchHeader, Codec, TimestampType};
 use crate::record::compression::{CompressionLevel, DECOMPRESSED_BYTES_MAX_DEFAULT};
 use crate::record::validate::{self, Rejection, Rules, ValidatedBatch};
@@ -42,8 +41,8 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
     if !(-1..=1).contains(&message.acks) {
         return refuse_all(&request, &message, ErrorCode::InvalidRequiredAcks);
     }
-    let mut layout = Layout::default();
-    let mut topics = Vec::with_capacity(message.topic_data.len());
+    let mut layout = Layout::of_spares(&mut broker.spares);
+    let mut topics = broker.spares.topic_ids.take();
     for topic in &message.topic_data {
         let found = if head.version >= TOPIC_IDS {
             broker.image.topic_by_id(topic.topic_id).cloned()
@@ -56,7 +55,7 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
         for partition in &topic.partition_data {
             layout.push_partition(partition.index);
         }
-        topics.push(found.map(|found| (found.id, found.partitions.len())));
+        topics.push(found.map(|found| found.id));
     }
     if layout.is_empty() {
         return Reply::Now(Response::of(&head, &ProduceResponse::default()));
@@ -69,6 +68,7 @@ pub fn handle(broker: &mut Broker, io: &mut impl Io, request: Request<'_>) -> Re
         broker.open_gather(head, layout, Kind::Plain, deadline)
     };
     dispatch(broker, io, &message, &topics, gather, head.version, request.frame);
+    broker.spares.topic_ids.give(topics);
     if silent { Reply::Silent } else { Reply::Later }
 }
 
@@ -76,10 +76,10 @@ fn dispatch(
     broker: &mut Broker,
     io: &mut impl Io,
     message: &ProduceRequest<'_>,
-    topics: &[Option<(Uuid, usize)>],
+    topics: &[Option<Uuid>],
     gather: GatherRef,
     version: i16,
-    shared: Option<&Bytes>,
+    shared: Option<&Arc<Vec<u8>>>,
 ) {
     let unknown =
         if version >= TOPIC_IDS { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
@@ -89,7 +89,7 @@ fn dispatch(
         for partition in &topic.partition_data {
             let records = partition.records.and_then(|records| records.bytes()).unwrap_or_default();
             match found {
-                Some((topic_id, _)) => {
+                Some(topic_id) => {
                     let produce = Produce {
                         records: ReceivedRecords::Frame { records, shared },
                         version,
@@ -290,22 +290,24 @@ fn rejected(partition: &Partition, storage: &crate::storage::Storage, rejection:
     }))
 }
 
-pub fn finish(gather: Gather) -> Response {
-    let mut answers = gather.answers.into_iter();
-    let mut responses = Vec::with_capacity(1);
-    for (topic, _, partitions) in gather.layout.topics() {
-        let partition_responses: Vec<_> = partitions
-            .iter()
-            .zip(&mut answers)
-            .map(|(&index, answer)| partition_response(index, answer))
-            .collect();
-        responses.push(TopicProduceResponse {
-            name: Cow::Borrowed(&topic.name),
-            topic_id: topic.topic_id,
-            partition_responses: partition_responses.into(),
-        });
-    }
-    Response::of(&gather.head, &ProduceResponse { responses: responses.into(), ..Default::default() })
+pub fn finish(broker: &mut Broker, mut gather: Gather) -> Response {
+    let spares = &mut broker.spares;
+    let mut partitions = spares.produce_partitions.take();
+    let indexes = gather.layout.topics().flat_map(|(_, _, partitions)| partitions);
+    let answered = indexes.zip(gather.answers.drain(..));
+    partitions.extend(answered.map(|(&index, answer)| partition_response(index, answer)));
+    let mut topics = spares::emptied(spares.produce_topics.take());
+    topics.extend(gather.layout.topics().map(|(topic, first, indexes)| TopicProduceResponse {
+        name: Cow::Borrowed(&*topic.name),
+        topic_id: topic.topic_id,
+        partition_responses: Array::lent(&partitions[first..first + indexes.len()]),
+    }));
+    let message = ProduceResponse { responses: Array::lent(&topics), ..Default::default() };
+    let response = Response::of_spares(spares, &gather.head, &message);
+    spares.produce_topics.give(topics);
+    spares.produce_partitions.give(partitions);
+    gather.give_back(spares);
+    response
 }
 
 fn partition_response(index: i32, answer: Option<Answer>) -> PartitionProduceResponse<'static> {
