@@ -514,6 +514,36 @@ fn expired(seed: u64, crash: Crash, after_ms: u64) {
     assert_eq!(next.map(|appended| appended.base_offset), Ok(8), "{seed}, {crash:?}, {after_ms}");
 }
 
+/// The same of what was flushed: recovery found it readable, synced it in vain, and gave up the journal that had it.
+#[test]
+fn what_was_flushed_survives_a_failed_sync_a_kill_and_a_power_cut() {
+    for file in [".log", ".index", ".timeindex"] {
+        let of = topic("t", 1);
+        let small = LogConfig { segment_bytes: 2_000, index_interval_bytes: 500, ..config() };
+        let mut scene = Scene::with_config(5, 1, small);
+        let log = scene.create(0, &of);
+        scene.fail(Action::Sync, file);
+        scene.append(0, log, 30, 100);
+        scene.acknowledged(0, log);
+        let patience = scene.world.now() + PATIENCE_NS;
+        while scene.failures.is_empty() {
+            scene.turn(0);
+            assert!(scene.world.now() < patience, "the directory never failed");
+        }
+        scene.failures.clear();
+        for crash in [Crash::Kill, Crash::Power] {
+            scene.crash(crash);
+            scene.start(1, std::slice::from_ref(&of));
+            let log = scene.open(0, &of);
+            assert_eq!(scene.end(0, log), 30, "{file}");
+            for offset in 0..30 {
+                assert_eq!(scene.read(0, log, offset, 1_000).0, Some(offset), "{file}");
+                assert_eq!(scene.look_up(0, log, EPOCH_MS + offset), Some(offset), "{file}");
+            }
+        }
+    }
+}
+
 /// The error of a read was kept for whoever read the log next, however much later.
 #[test]
 fn a_reader_is_told_of_its_own_failed_read_only() {

@@ -18,8 +18,8 @@ use super::producer_state::{ProducerState, ProducerStateConfig};
 use super::scan::{Depth, ScanRange, io_error, scan};
 use super::segment::{IndexEntries, Largest, NewBatch, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
 use super::start::{
-    close_blocking, open_blocking, read_file, remove_blocking, replace_file_blocking, sync_blocking,
-    sync_dir_blocking, sync_file, write_file,
+    close_blocking, open_blocking, read_file, remove_blocking, replace_file_blocking, rewrite_blocking,
+    sync_blocking, sync_dir_blocking, write_file,
 };
 use super::time_index;
 use super::types::*;
@@ -238,7 +238,8 @@ impl Loader<'_> {
         self.log.bytes_checked += end.position - from.position.min(end.position);
         if check && end.next_offset > self.options.recovery_point.unwrap_or(0) {
             // What is found need not be on stable media yet, and the journal that has it is about to go.
-            sync_file(io, &range.path).map_err(|error| io_error(&range.path, error))?;
+            let found = from.position..end.position;
+            rewrite_blocking(io, &range.path, found).map_err(|error| io_error(&range.path, error))?;
         }
         if let Some(damage) = &end.damage {
             self.cut(io, base_offset, end.position, len, damage)?;
@@ -505,11 +506,9 @@ impl Rebuilt {
             [(FileKind::OffsetIndex, offsets, &self.offsets), (FileKind::TimeIndex, times, &self.times)];
         for (kind, known, bytes) in indexes {
             let path = log.file_path(base_offset, kind);
-            if known.as_ref() != Some(bytes) {
+            // What a crash left readable the next could take, and by then it is believed.
+            if self.unclean || known.as_ref() != Some(bytes) {
                 write_file(io, &path, bytes).map_err(|error| io_error(&path, error))?;
-            } else if self.unclean {
-                // What a crash left readable the next could take, and by then it is believed.
-                sync_file(io, &path).map_err(|error| io_error(&path, error))?;
             }
         }
         let segment = &mut self.segment;

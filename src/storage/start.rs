@@ -1,5 +1,6 @@
 //! Blocking file work, for start-up alone.
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::io::buffer::{AlignedBuf, Slice};
@@ -37,6 +38,26 @@ pub(super) fn sync_blocking(io: &mut impl Io, file: Handle) -> Result<(), Errno>
 pub(super) fn sync_file(io: &mut impl Io, path: &Path) -> Result<(), Errno> {
     let file = open_blocking(io, path, OpenMode { write: true, ..OpenMode::default() })?;
     let result = sync_blocking(io, file);
+    close_blocking(io, file);
+    result
+}
+
+/// Writes a part of a file anew, as it is read, and syncs the file. A sync alone says nothing where an earlier one, of another
+/// process perhaps, has failed: the kernel calls its pages clean then, and they are on no media.
+pub(super) fn rewrite_blocking(io: &mut impl Io, path: &Path, part: Range<u64>) -> Result<(), Errno> {
+    let file = open_blocking(io, path, OpenMode { write: true, ..OpenMode::default() })?;
+    let mut result = Ok(());
+    let mut offset = part.start;
+    while offset < part.end && result.is_ok() {
+        let len = (part.end - offset).min(READ_BYTES_MAX as u64) as usize;
+        result = read_blocking(io, file, offset, len).and_then(|(buf, read)| {
+            let data = Slice::copy_of(&buf[..read]);
+            offset += read as u64;
+            let written = io.block_on(Op::Write { file, offset: offset - read as u64, data, sync: false });
+            if read == 0 { Err(Errno::IO) } else { written.result.map(|_| ()) }
+        });
+    }
+    let result = result.and_then(|()| sync_blocking(io, file));
     close_blocking(io, file);
     result
 }
