@@ -32,7 +32,7 @@ CURVES = {"partitions": [1, 10, 100, 1000, 10_000],
 QUICK = {"partitions": [1, 100], "connections": [4, 256], "GB stored": [0, 0.2]}
 PARTITIONS, CONNECTIONS = 6, 16
 SETTINGS = {"written": ["ringlog.ack.level.all=written"], "durable": []}
-LIMITS = ["max.connections=20000", "max.connections.per.ip=20000", "socket.listen.backlog.size=4096"]
+LIMITS = ["max.connections=20000", "max.connections.per.ip=20000"]
 RECORD, RATE = "CPU us/record", "records/s"
 
 

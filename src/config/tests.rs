@@ -24,6 +24,7 @@ fn the_tables_are_sorted_and_their_defaults_valid() {
 const DIFFERENT: &[(&str, &str)] = &[
     ("log.dir", "a default that a restart of the machine does not empty"),
     ("listeners", "opened at start alone"),
+    ("socket.listen.backlog.size", "more connections at once are not sent back to try again"),
     ("listener.security.protocol.map", "read at start alone, and a LIST of pairs in a STRING"),
 ];
 
