@@ -23,6 +23,19 @@ impl Storage {
             && !journal.is_stalled()
     }
 
+    /// Gives the journal memory for a small batch of its own, where there is plenty: it does without else.
+    pub(super) fn make_tail_room(&mut self, dir: usize, len: usize) {
+        if !self.dirs[dir].journal.lacks_tail_memory(len) {
+            return;
+        }
+        let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
+        if pinned + 2 * super::journal::CHUNK_BYTES <= self.options.tail_max_bytes
+            && let Some(buf) = self.allocate(super::journal::CHUNK_BYTES)
+        {
+            self.dirs[dir].journal.add_tail_memory(buf);
+        }
+    }
+
     /// Memory from the pool, at the cost of the read cache where needed.
     pub(super) fn allocate(&mut self, len: usize) -> Option<AlignedBuf> {
         // Pieces of the cache are as large as what takes their place: some few make room, unless the arenas are broken up.

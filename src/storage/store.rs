@@ -352,6 +352,7 @@ impl Storage {
             return Err(AppendError::NoSpace);
         }
         if home.journal.fits(len) {
+            self.make_tail_room(dir, len);
             return Ok(());
         }
         let chunk_bytes = Journal::chunk_bytes(len);
@@ -366,6 +367,7 @@ impl Storage {
         }
         let buf = self.allocate(chunk_bytes).ok_or(AppendError::Busy)?;
         self.dirs[dir].journal.add_chunk(buf);
+        self.make_tail_room(dir, len);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! Appends fill a chunk of memory; what a turn has gathered is sealed as a block ([`format`]) and written in one direct
 //! write. What arrives while writes are in flight forms the next block: group commit without a timer. Several writes may
 //! be in flight, acknowledgement is in the order of the blocks. A block's batches are read by consumers from the very
-//! memory that was written ([`ChunkUse`] counts what of a chunk is still needed).
+//! memory that was written, small ones from copies of their own ([`chunks`], which also counts what is still needed).
 //!
 //! Durable blocks: a write with data sync covers itself alone, so it is used only when everything before it is on
 //! stable media; otherwise the file is synced after the write. A failed sync is never repeated: the directory fails.
@@ -12,10 +12,12 @@
 //!
 //! Called by `Storage` alone, which owns the operations' results.
 
+mod chunks;
 pub mod format;
 
 use std::collections::VecDeque;
 
+use self::chunks::Chunks;
 use self::format::{Directory, Seal};
 use super::types::LogId;
 use crate::io::buffer::{AlignedBuf, AppendBuf, Slice};
@@ -66,6 +68,7 @@ enum BlockState {
 struct Block {
     sequence: u64,
     data: Slice,
+    chunk: u64,
     /// Must be on stable media before it is acknowledged.
     sync: bool,
     /// Was written with data sync.
@@ -121,13 +124,6 @@ fn compact(logs: &mut Vec<(LogId, i64)>) {
     logs.dedup_by_key(|entry| entry.0);
 }
 
-/// What of a chunk's memory still backs a log's tail.
-#[derive(Debug)]
-struct ChunkUse {
-    bytes: usize,
-    live_bytes: usize,
-}
-
 #[derive(Debug)]
 struct SyncRound {
     /// Blocks below this are on stable media when it ends.
@@ -140,7 +136,8 @@ pub struct Journal {
     incarnation: u64,
     file_bytes: u64,
 
-    chunk: Option<AppendBuf>,
+    /// What is being filled, and its number.
+    chunk: Option<(u64, AppendBuf)>,
     /// Where the block being filled begins in the chunk.
     block_start: usize,
     directory: Directory,
@@ -149,9 +146,7 @@ pub struct Journal {
     /// The number of the block being filled.
     sequence: u64,
 
-    chunks: VecDeque<ChunkUse>,
-    first_chunk: u64,
-    pinned_bytes: usize,
+    chunks: Chunks,
 
     /// Sealed and not yet acknowledged.
     blocks: VecDeque<Block>,
@@ -186,9 +181,7 @@ impl Journal {
             touches: Vec::new(),
             sync: false,
             sequence: 1,
-            chunks: VecDeque::new(),
-            first_chunk: 0,
-            pinned_bytes: 0,
+            chunks: Chunks::default(),
             blocks: VecDeque::new(),
             in_flight: 0,
             written: 1,
@@ -209,7 +202,7 @@ impl Journal {
 
     /// Whether a batch of `len` bytes fits the chunk as it is; if not, give one to [`Journal::add_chunk`] first.
     pub fn fits(&self, len: usize) -> bool {
-        let Some(chunk) = &self.chunk else { return false };
+        let Some((_, chunk)) = &self.chunk else { return false };
         let data_bytes = chunk.len() - self.block_start + len;
         self.directory.block_bytes(data_bytes, 1) <= chunk.capacity() - self.block_start
     }
@@ -223,10 +216,17 @@ impl Journal {
     pub fn add_chunk(&mut self, buf: AlignedBuf) {
         self.seal();
         self.leave_chunk();
-        self.chunks.push_back(ChunkUse { bytes: buf.len(), live_bytes: 0 });
-        self.pinned_bytes += buf.len();
-        self.chunk = Some(AppendBuf::new(buf));
+        self.chunk = Some((self.chunks.open(buf.len()), AppendBuf::new(buf)));
         self.block_start = 0;
+    }
+
+    /// Whether a batch of `len` bytes had better be copied for its log's tail, and [`Journal::add_tail_memory`] be called first.
+    pub fn lacks_tail_memory(&self, len: usize) -> bool {
+        self.chunks.lacks_memory(len)
+    }
+
+    pub fn add_tail_memory(&mut self, buf: AlignedBuf) {
+        self.chunks.add_memory(buf);
     }
 
     /// Appends a batch of `len` bytes, written by `fill`, which fits.
@@ -238,13 +238,11 @@ impl Journal {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Placed {
-        let chunk = self.chunk.as_mut().expect("the caller has made room");
+        let (number, chunk) = self.chunk.as_mut().expect("the caller has made room");
         let position = (chunk.len() - self.block_start) as u32;
         let slice = chunk.append_with(len, fill);
         self.directory.push_batch(topic_id, partition, position, &slice, offset);
-        let last = self.chunks.back_mut().expect("the chunk in use is counted");
-        last.live_bytes += len;
-        Placed { slice, chunk: self.first_chunk + self.chunks.len() as u64 - 1 }
+        self.chunks.keep(*number, slice)
     }
 
     /// Notes a new log start in the block being filled, for which [`Journal::fits`] an empty batch.
@@ -267,28 +265,17 @@ impl Journal {
 
     /// Says that `bytes` of a chunk back no tail any more.
     pub fn release(&mut self, chunk: u64, bytes: usize) {
-        let index = (chunk - self.first_chunk) as usize;
-        self.chunks[index].live_bytes -= bytes;
-        self.drop_chunks();
+        self.chunks.release(chunk, bytes);
     }
 
-    /// The memory of the chunks that logs still need, and of the one being filled.
+    /// The memory of the chunks that logs or blocks still need, and of those being filled.
     pub fn pinned_bytes(&self) -> usize {
-        self.pinned_bytes
+        self.chunks.pinned_bytes()
     }
 
     fn leave_chunk(&mut self) {
-        self.chunk = None;
-        self.drop_chunks();
-    }
-
-    fn drop_chunks(&mut self) {
-        let in_use = usize::from(self.chunk.is_some());
-        while self.chunks.len() > in_use && self.chunks[0].live_bytes == 0 {
-            if let Some(chunk) = self.chunks.pop_front() {
-                self.pinned_bytes -= chunk.bytes;
-                self.first_chunk += 1;
-            }
+        if let Some((number, _)) = self.chunk.take() {
+            self.chunks.close(number);
         }
     }
 
@@ -305,7 +292,7 @@ impl Journal {
     /// Ends the block being filled and queues it for writing.
     pub fn seal(&mut self) {
         let first_live = self.first_live();
-        let Some(chunk) = self.chunk.as_mut() else { return };
+        let Some((number, chunk)) = self.chunk.as_mut() else { return };
         if self.directory.is_empty() {
             return;
         }
@@ -323,10 +310,13 @@ impl Journal {
         chunk.append_with(block_bytes - data_bytes, |space| directory.write(&seal, space));
         let data = chunk.filled().slice(self.block_start, block_bytes);
         self.block_start = chunk.len();
+        // It is needed until it has been written.
+        self.chunks.hold(*number, block_bytes);
         let touches = std::mem::replace(&mut self.touches, self.spare_touches.pop().unwrap_or_default());
         self.blocks.push_back(Block {
             sequence: self.sequence,
             data,
+            chunk: *number,
             sync: self.sync,
             synced_write: false,
             place: None,
@@ -500,7 +490,9 @@ impl Journal {
         if !ready {
             return None;
         }
-        self.blocks.pop_front().map(|block| block.touches)
+        let block = self.blocks.pop_front()?;
+        self.chunks.release(block.chunk, block.data.len());
+        Some(block.touches)
     }
 
     pub fn recycle_touches(&mut self, mut touches: Vec<Touch>) {
