@@ -9,6 +9,8 @@ mod sim_io;
 mod damage;
 #[path = "storage/moves.rs"]
 mod moves;
+#[path = "storage/tails.rs"]
+mod tails;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +44,7 @@ struct Scene {
     report: RecoveryReport,
     /// The size of a journal file, and of all together.
     journal_bytes: (u64, u64),
+    flush_interval_ms: i64,
 }
 
 struct Shard {
@@ -108,7 +111,15 @@ impl Scene {
         world.add_disk(Path::new("/disk"));
         world.create_dir_all(Path::new(DIR));
         let (shards_open, failures, report) = Default::default();
-        let mut scene = Scene { world, config, shards: shards_open, failures, report, journal_bytes };
+        let mut scene = Scene {
+            world,
+            config,
+            shards: shards_open,
+            failures,
+            report,
+            journal_bytes,
+            flush_interval_ms: 50,
+        };
         scene.start(shards, &[]);
         scene
     }
@@ -127,7 +138,7 @@ impl Scene {
         self.report = report;
         for (shard, mut io) in ios.into_iter().enumerate() {
             let mut options = StorageOptions::new(shard as u32, dirs.to_vec(), BufferPool::new(32 << 20));
-            options.flush_interval_ms = 50;
+            options.flush_interval_ms = self.flush_interval_ms;
             options.retention_check_interval_ms = 100;
             (options.journal_file_bytes, options.journal_max_bytes) = self.journal_bytes;
             let storage = Storage::open(&mut io, options).unwrap();

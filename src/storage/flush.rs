@@ -5,7 +5,8 @@
 //! and the index entries follow. The image stays as read cache. A sync puts a log's files, and on a new log their names,
 //! on stable media. Journal files are reused when all their logs have been synced behind what they hold.
 //!
-//! Who asks: a log with a megabyte of tail; the flush timer; memory; the journal's size; the stop.
+//! Who asks: a log with a megabyte of tail; the flush timer; memory; the journal's size; the stop. A flush costs about the same
+//! however little it writes, so with many small tails the timer's are spread out, and none is made for its own sake.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -13,11 +14,12 @@ use std::sync::Arc;
 
 use super::cache::PieceKey;
 use super::checkpoint::{PARTITION_METADATA_FILE, format_partition_metadata};
-use super::jobs::{FileKey, JobError, Step, replace_file, sync_dir};
+use super::jobs::{FileKey, JobError, Step, exchange_file, sync_dir};
 use super::leader_epoch::LEADER_EPOCH_FILE;
 use super::log::Log;
 use super::names::{FileKind, FileName};
 use super::segment::{ABORTED_ENTRY_BYTES, IndexEntries, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
+use super::stop::StopPhase;
 use super::store::{End, Storage};
 use super::types::LogId;
 use crate::io::buffer::{AlignedBuf, Slice};
@@ -32,6 +34,10 @@ const WORK_MAX: usize = 16;
 const PINNED_FLUSH_PERCENT: usize = 60;
 /// The journal's files begin to be freed when they hold this part of what they may.
 const JOURNAL_RECLAIM_PERCENT: u64 = 50;
+
+/// The timer's flushes begin at half of their interval and are spread over the other half: in so many steps, not closer than this.
+const FLUSH_STEPS: u64 = 128;
+const FLUSH_STEP_NS_MIN: u64 = 100_000_000;
 
 /// The indexes of a segment, in the order of their pending entries.
 const INDEX_KINDS: [FileKind; 3] = [FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TransactionIndex];
@@ -69,23 +75,38 @@ struct SyncedSegment {
 #[derive(Debug)]
 pub(super) struct Reclaim {
     last_file: u64,
-    /// The logs and the offsets they must be synced to.
+    /// The logs and the offsets they must be synced to; from the end on, those that are go.
     logs: Vec<(LogId, i64)>,
+    /// So many of them are flushed up to there. The first sync waits for the last flush: a file system puts the metadata of all
+    /// files on stable media at once, so that the syncs after the first find little left to do.
+    flushed: usize,
+    syncing: bool,
     /// They are, and the checkpoints that replace what the files say are being written.
     checkpointing: bool,
 }
 
 impl Storage {
     /// Asks for the flush of up to `count` logs, those with the oldest tails first.
-    pub(super) fn flush_dirty(&mut self, count: usize) {
+    fn flush_dirty(&mut self, count: usize) {
         for _ in 0..count.min(self.dirty.len()) {
-            let Some(id) = self.dirty.pop_front() else { break };
+            let Some((_, id)) = self.dirty.pop_front() else { break };
             if let Some(log) = self.logs.get_mut(id) {
                 log.flags.dirty = false;
                 let end = log.high_watermark;
                 self.ask(id, end, -1);
             }
         }
+    }
+
+    /// The flush timer: asks for a share of the flushes that are due, so many that the oldest tail is flushed in time.
+    pub(super) fn flush_due(&mut self, now: u64) {
+        let half_ns = (self.options.flush_interval_ms.max(1) as u64 * 1_000_000).div_ceil(2);
+        let step_ns = (half_ns / FLUSH_STEPS).max(FLUSH_STEP_NS_MIN.min(half_ns));
+        self.next_flush_ns = now + step_ns;
+        let Some(&(oldest_ns, _)) = self.dirty.front() else { return };
+        let due = self.dirty.partition_point(|(since_ns, _)| since_ns.saturating_add(half_ns) <= now);
+        let left_ns = oldest_ns.saturating_add(2 * half_ns).saturating_sub(now).max(step_ns);
+        self.flush_dirty((due as u64 * step_ns).div_ceil(left_ns) as usize);
     }
 
     /// Asks that a log be flushed and synced up to these offsets.
@@ -127,21 +148,38 @@ impl Storage {
     fn begin_reclaim(&mut self, io: &mut impl Io, dir: usize) {
         let (Some(last_file), logs) = self.dirs[dir].journal.checkpoint() else { return };
         for &(id, end_offset) in &logs {
-            self.ask(id, end_offset, end_offset);
+            self.ask(id, end_offset, -1);
         }
-        self.dirs[dir].reclaim = Some(Reclaim { last_file, logs, checkpointing: false });
-        // They may all be safe already: no sync ends then that would tell.
+        self.dirs[dir].reclaim =
+            Some(Reclaim { last_file, logs, flushed: 0, syncing: false, checkpointing: false });
+        // They may all be safe already: no flush ends then that would tell.
         self.check_reclaim(io, dir);
     }
 
-    /// Writes the checkpoints once all logs of the journal files to be freed are safe; the files are freed after that,
-    /// as log start offsets may stand nowhere else.
+    /// Takes a reclaim on: syncs the logs once all are flushed, and writes the checkpoints once all are safe; the files are freed
+    /// after that, as log start offsets may stand nowhere else.
     pub(super) fn check_reclaim(&mut self, io: &mut impl Io, dir: usize) {
         let Some(reclaim) = &mut self.dirs[dir].reclaim else { return };
         let logs = &self.logs;
-        reclaim.logs.retain(|&(id, offset)| logs.get(id).is_some_and(|log| log.synced_offset < offset));
-        if reclaim.logs.is_empty() && !std::mem::replace(&mut reclaim.checkpointing, true) {
-            self.write_checkpoints(io, dir);
+        // Each log is passed once, however often this is called.
+        let flushed = |id, offset| logs.get(id).is_none_or(|log| log.flushed_offset >= offset);
+        while reclaim.logs.get(reclaim.flushed).is_some_and(|&(id, offset)| flushed(id, offset)) {
+            reclaim.flushed += 1;
+        }
+        if reclaim.flushed < reclaim.logs.len() {
+            return;
+        }
+        let safe = |id, offset| logs.get(id).is_none_or(|log| log.synced_offset >= offset);
+        while reclaim.logs.pop_if(|(id, offset)| safe(*id, *offset)).is_some() {}
+        reclaim.flushed = reclaim.logs.len();
+        if reclaim.logs.is_empty() {
+            if !std::mem::replace(&mut reclaim.checkpointing, true) {
+                self.write_checkpoints(io, dir);
+            }
+        } else if !std::mem::replace(&mut reclaim.syncing, true) {
+            for (id, offset) in reclaim.logs.clone() {
+                self.ask(id, -1, offset);
+            }
         }
     }
 
@@ -173,10 +211,11 @@ impl Storage {
             return if log.has_dir { self.start_flush(io, id) } else { self.claim_dir(io, id) };
         }
         let unsynced = log.synced_offset < log.sync_to.min(log.flushed_offset);
-        if unsynced || log.segments.iter().any(Segment::lacks_entries) {
+        let last_flushes = self.stop == StopPhase::Flushing;
+        if unsynced || !last_flushes && log.segments.iter().any(Segment::lacks_entries) {
             return self.start_sync(io, id);
         }
-        if self.stopping && log.wants_last_snapshot() {
+        if self.stopping && !last_flushes && log.wants_last_snapshot() {
             self.work_running += 1;
             return self.write_snapshot(io, id, End::Snapshot(id));
         }
@@ -187,7 +226,7 @@ impl Storage {
         let Some(log) = self.logs.get_mut(id) else { return };
         // What is not acknowledged yet will come round with the next acknowledgement or timer.
         if !log.tail.is_empty() && !std::mem::replace(&mut log.flags.dirty, true) {
-            self.dirty.push_back(id);
+            self.dirty.push_back((io.now(), id));
         }
     }
 
@@ -307,6 +346,7 @@ impl Storage {
             self.cache.remove(PieceKey { kind, start: 0, ..key });
         }
         self.work.push_back(end.log);
+        self.check_reclaim(io, dir);
         self.run_work(io);
     }
 
@@ -320,12 +360,12 @@ impl Storage {
         for base_offset in bases {
             segments.push(log.push_sync_steps(&mut steps, base_offset));
         }
-        if log.epochs_dirty {
-            log.epochs_dirty = false;
-            replace_file(&mut steps, &log.path.join(LEADER_EPOCH_FILE), log.epochs.format().as_bytes());
+        let new_epochs = std::mem::take(&mut log.epochs_dirty);
+        if new_epochs {
+            exchange_file(&mut steps, &log.path.join(LEADER_EPOCH_FILE), log.epochs.format().as_bytes());
         }
         let new_files = segments.len() > 1 || log.segments.iter().any(|segment| segment.synced == 0);
-        if !log.names_synced || new_files {
+        if !log.names_synced || new_files || new_epochs {
             sync_dir(&mut steps, &log.path);
         }
         if !log.names_synced {

@@ -117,6 +117,14 @@ impl Step {
 
 /// Steps that replace a small file so that it is either the old one or the new one, and stays.
 pub fn replace_file(steps: &mut VecDeque<Step>, path: &Path, contents: &[u8]) {
+    exchange_file(steps, path, contents);
+    if let Some(parent) = path.parent() {
+        sync_dir(steps, parent);
+    }
+}
+
+/// Steps that replace a small file; it stays the new one once its directory has been synced.
+pub fn exchange_file(steps: &mut VecDeque<Step>, path: &Path, contents: &[u8]) {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
@@ -127,9 +135,6 @@ pub fn replace_file(steps: &mut VecDeque<Step>, path: &Path, contents: &[u8]) {
     }
     steps.push_back(Step::Sync { data_only: false });
     steps.push_back(Step::Rename { from: temporary, to: path.to_owned() });
-    if let Some(parent) = path.parent() {
-        sync_dir(steps, parent);
-    }
 }
 
 /// Steps that make the entries of a directory stay.

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use super::jobs::{Step, sync_dir};
+use super::segment::Segment;
 use super::store::{End, Storage, close_token};
 use super::types::LogId;
 use crate::io::{Io, Op};
@@ -20,6 +21,8 @@ pub(super) enum StopPhase {
     /// The journal's last blocks are being written.
     Draining,
     Flushing,
+    /// After the last flush, for the reason that the reclaim of journal files has.
+    Syncing,
     Checkpointing,
     /// The journal's files are being removed.
     Cleaning,
@@ -51,11 +54,16 @@ impl Storage {
         }
         match self.stop {
             StopPhase::Draining if self.journals_idle() => {
-                self.ask_all();
+                self.ask_all(|end| (end, -1));
                 self.stop = StopPhase::Flushing;
                 self.run_work(io);
             }
-            StopPhase::Flushing if self.nothing_runs() => self.end_flushing(io),
+            StopPhase::Flushing if self.nothing_runs() => {
+                self.ask_all(|end| (end, end));
+                self.stop = StopPhase::Syncing;
+                self.run_work(io);
+            }
+            StopPhase::Syncing if self.nothing_runs() => self.end_syncing(io),
             StopPhase::Checkpointing if self.nothing_runs() => {
                 self.remove_journals(io);
                 self.jobs.close_idle(io, u64::MAX, 0);
@@ -66,7 +74,7 @@ impl Storage {
         }
     }
 
-    fn end_flushing(&mut self, io: &mut impl Io) {
+    fn end_syncing(&mut self, io: &mut impl Io) {
         // A log of another shard may wait for the directory of one deleted here, and the other way round.
         if !self.graveyard.is_empty() {
             return self.bury(io);
@@ -94,8 +102,8 @@ impl Storage {
         self.jobs.is_empty() && self.work.is_empty()
     }
 
-    /// Asks every log that has something left for its last flush and sync.
-    fn ask_all(&mut self) {
+    /// Asks every log that has something left, with how far `upto` says to flush and to sync it, given its end.
+    fn ask_all(&mut self, upto: impl Fn(i64) -> (i64, i64)) {
         let mut ids: Vec<LogId> = Vec::new();
         for slot in 0..self.logs.slots() {
             let Some(id) = self.logs.at(slot).map(|log| log.id) else { continue };
@@ -104,14 +112,15 @@ impl Storage {
             if let Some(last) = log.segments.back_mut() {
                 last.close();
             }
-            let entries = log.segments.back().is_some_and(|last| last.has_pending_entries());
+            let entries = log.segments.iter().any(Segment::has_pending_entries);
             if log.synced_offset < end || entries || log.epochs_dirty || log.wants_last_snapshot() {
                 ids.push(id);
             }
         }
         for id in ids {
             let end = self.logs.get(id).map_or(0, |log| log.log_end_offset);
-            self.ask(id, end, end);
+            let (flush_to, sync_to) = upto(end);
+            self.ask(id, flush_to, sync_to);
         }
     }
 

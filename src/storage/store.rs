@@ -105,8 +105,8 @@ pub struct Storage {
     pub(super) events: VecDeque<Event>,
     /// Logs whose high watermark has moved, each once.
     advanced: VecDeque<LogId>,
-    /// Logs with a tail, longest first.
-    pub(super) dirty: VecDeque<LogId>,
+    /// Logs with a tail, and since when; longest first.
+    pub(super) dirty: VecDeque<(u64, LogId)>,
     /// Logs that wait for a flush or a sync.
     pub(super) work: VecDeque<LogId>,
     pub(super) work_running: usize,
@@ -408,7 +408,7 @@ impl Storage {
         let touch = Touch { log: id, end_offset: last_offset + 1, start_offset: None };
         log.touch = home.journal.touch(touch, log.touch, options.level == AckLevel::Durable);
         if !std::mem::replace(&mut log.flags.dirty, true) {
-            self.dirty.push_back(id);
+            self.dirty.push_back((io.now(), id));
         }
         if rolled {
             self.segment_rolled(io, id, base_offset);
@@ -662,8 +662,7 @@ impl Storage {
             self.jobs.retry(io);
         }
         if now >= self.next_flush_ns {
-            self.next_flush_ns = now + self.options.flush_interval_ms.max(1) as u64 * 1_000_000;
-            self.flush_dirty(usize::MAX);
+            self.flush_due(now);
         }
         if now >= self.housekeeping_ns {
             self.housekeeping_ns = now + HOUSEKEEPING_NS;
