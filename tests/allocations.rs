@@ -10,6 +10,9 @@
 #[path = "coordinator/client.rs"]
 #[allow(dead_code)]
 mod client;
+#[path = "coordinator/producer.rs"]
+#[allow(dead_code)]
+mod producer;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -17,6 +20,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use client::Client;
+use producer::{Producer, Version};
 use ringlog::config::Settings;
 use ringlog::protocol::Records;
 use ringlog::protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
@@ -203,6 +207,11 @@ fn a_warm_data_path_allocates_nothing() {
             let batch = batch(bytes);
             check(&name(what), bytes * partitions as usize, || produce(&mut client, &batch, partitions));
         }
+        let mut transaction = Producer::new("transaction", Version::Two);
+        transaction.init(&mut client, 60_000);
+        check(&name("a transaction"), 100, || {
+            transaction.produce(&mut client, "t", &[(0, vec!["x".repeat(100)])]);
+        });
         for (what, partitions) in [("a fetch", 1), ("a fetch of four partitions", PARTITIONS)] {
             let mut offset = 0;
             check(&name(what), 0, || {

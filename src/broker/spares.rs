@@ -4,6 +4,9 @@
 //! system. Produce and fetch draw from here, and everything they drew comes back: with the gather that ends, the send that
 //! has been made, the letter that has been read.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use super::fetch_session::{FetchKey, FetchPartition};
 use super::gather::LayoutTopic;
 use super::mail::{Answer, GatherRef, ReadAnswer};
@@ -17,6 +20,9 @@ use crate::protocol::{Uuid, Writer};
 /// What a pool keeps at most, and what of it one vector may be.
 const POOL_BYTES_MAX: usize = 1 << 20;
 const VECTOR_BYTES_MAX: usize = 128 << 10;
+/// Names that are kept, and how long one may be.
+const NAMES_MAX: usize = 1024;
+const NAME_BYTES_MAX: usize = 256;
 
 /// Empty vectors with room.
 pub struct Pool<T> {
@@ -60,6 +66,28 @@ pub fn emptied<T, U>(mut vector: Vec<T>) -> Vec<U> {
     vector.into_iter().filter_map(|_| None).collect()
 }
 
+/// Names that a client gives with each of its requests.
+#[derive(Default)]
+pub struct Names {
+    kept: HashSet<Arc<str>>,
+}
+
+impl Names {
+    pub fn get(&mut self, name: &str) -> Arc<str> {
+        if let Some(kept) = self.kept.get(name) {
+            return Arc::clone(kept);
+        }
+        let new: Arc<str> = name.into();
+        if name.len() <= NAME_BYTES_MAX {
+            if self.kept.len() == NAMES_MAX {
+                self.kept.clear();
+            }
+            self.kept.insert(Arc::clone(&new));
+        }
+        new
+    }
+}
+
 /// The pools of a shard.
 #[derive(Default)]
 pub struct Spares {
@@ -79,6 +107,7 @@ pub struct Spares {
     pub bytes: Pool<u8>,
     pub splices: Pool<Splice>,
     pub parts: Pool<Part>,
+    pub transactional_ids: Names,
 }
 
 impl Spares {
@@ -112,6 +141,18 @@ mod tests {
         let taken = pool.take();
         assert_eq!((taken.len(), taken.capacity(), taken.as_ptr().addr()), (0, 9, place));
         assert_eq!((pool.bytes, pool.take().capacity()), (0, 0));
+    }
+
+    #[test]
+    fn a_name_is_kept_once_and_few_are_kept() {
+        let mut names = Names::default();
+        assert!(Arc::ptr_eq(&names.get("one"), &names.get("one")));
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
+        assert_eq!((&*names.get(&long), names.kept.len()), (&*long, 1));
+        for name in 0..2 * NAMES_MAX {
+            names.get(&name.to_string());
+            assert!(names.kept.len() <= NAMES_MAX);
+        }
     }
 
     #[test]

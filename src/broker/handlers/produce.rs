@@ -83,7 +83,8 @@ fn dispatch(
 ) {
     let unknown =
         if version >= TOPIC_IDS { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
-    let transactional_id: Option<Arc<str>> = message.transactional_id.as_deref().map(Arc::from);
+    let names = &mut broker.spares.transactional_ids;
+    let transactional_id = message.transactional_id.as_deref().map(|id| names.get(id));
     let mut index = 0;
     for (topic, found) in message.topic_data.iter().zip(topics) {
         for partition in &topic.partition_data {
