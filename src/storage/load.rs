@@ -8,6 +8,7 @@
 mod producers; // what the log says of its producers
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::cleaner::finish_swap;
@@ -238,8 +239,7 @@ impl Loader<'_> {
         self.log.bytes_checked += end.position - from.position.min(end.position);
         if check && end.next_offset > self.options.recovery_point.unwrap_or(0) {
             // What is found need not be on stable media yet, and the journal that has it is about to go.
-            let found = from.position..end.position;
-            rewrite_blocking(io, &range.path, found).map_err(|error| io_error(&range.path, error))?;
+            rewrite(io, &range.path, from.position..end.position)?;
         }
         if let Some(damage) = &end.damage {
             self.cut(io, base_offset, end.position, len, damage)?;
@@ -527,6 +527,10 @@ fn header_at(io: &mut impl Io, path: &Path, position: u64) -> Result<Option<Batc
     close_blocking(io, file);
     let (buf, len) = read.map_err(wrap)?;
     Ok(BatchHeader::parse(&buf[..len]).ok())
+}
+
+fn rewrite(io: &mut impl Io, path: &Path, part: Range<u64>) -> Result<(), StorageError> {
+    rewrite_blocking(io, path, part).map_err(|error| io_error(path, error))
 }
 
 fn truncate_blocking(io: &mut impl Io, path: &Path, len: u64) -> Result<(), Errno> {
