@@ -61,6 +61,7 @@ const PARTS: &[Part] = &[
     Part { name: "storage", run: storage, seeds: 6, regressions: &[297, 810, 270] },
     Part { name: "broker", run: broker, seeds: 3, regressions: &[] },
     Part { name: "transactions", run: transactions, seeds: 3, regressions: &[880, 1043, 1659] },
+    Part { name: "compaction", run: compaction, seeds: 2, regressions: &[] },
 ];
 
 fn storage(seed: u64) -> Result<Outcome, String> {
@@ -73,6 +74,11 @@ fn broker(seed: u64) -> Result<Outcome, String> {
 
 fn transactions(seed: u64) -> Result<Outcome, String> {
     let run = shard_sim::run(Workload::Transactions, seed);
+    run.map(|(hash, counts)| Outcome { hash, summary: counts.summary() })
+}
+
+fn compaction(seed: u64) -> Result<Outcome, String> {
+    let run = shard_sim::run(Workload::Compaction, seed);
     run.map(|(hash, counts)| Outcome { hash, summary: counts.summary() })
 }
 

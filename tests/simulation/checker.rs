@@ -8,6 +8,8 @@ use super::log_model::{Verdict, ensure};
 
 const IN: Place = ([1; 16], 0);
 const OUT: Place = ([2; 16], 0);
+/// It is compacted.
+const KEYED: Place = ([3; 16], 0);
 
 /// What the checker has to find, and where.
 type Case = (&'static str, fn(&mut History) -> Verdict);
@@ -89,9 +91,43 @@ const CASES: &[Case] = &[
         history.committed("group", IN, 2);
         verify(history, IN, &[(0, Some(1)), (1, None)], &[(0, 1)])
     }),
-    ("poll skip", |_| Cursor::at(3).read(vec![entry(2), entry(4)], 0, 9).map(|_| ())),
-    ("non-monotonic poll", |_| Cursor::at(3).read(vec![entry(3), entry(4), entry(4)], 0, 9).map(|_| ())),
-    ("beyond", |_| Cursor::at(3).read(vec![entry(3)], 0, 3).map(|_| ())),
+    ("poll skip", |_| Cursor::at(3).read(vec![entry(2), entry(4)], 0, 9, false).map(|_| ())),
+    ("poll skip", |history| {
+        // Of a record that compaction has not taken.
+        keyed(history, &[1, 2, 3])?;
+        history.skipped(KEYED, 0, &[entry(0), entry(2)]);
+        verify(history, KEYED, &[(1, Some(2)), (2, Some(3))], &[(1, 2), (2, 3)])
+    }),
+    ("lost write", |history| {
+        // The last of its key is compacted away.
+        keyed(history, &[1, 2, 3])?;
+        verify(history, KEYED, &[(1, Some(2))], &[(1, 2)])
+    }),
+    ("lost write", |history| {
+        // So is one that only something aborted has superseded.
+        keyed(history, &[1])?;
+        let transaction = history.begin("a");
+        history.keyed(3, 1);
+        history.sending_in(transaction, 3, KEYED, None);
+        history.acknowledged(KEYED, 1, &[3], Ack::Durable)?;
+        history.transaction_aborted(transaction, true)?;
+        verify(history, KEYED, &[(1, Some(3)), (2, None)], &[])
+    }),
+    ("torn transaction", |history| {
+        // What is missing of it was the last of its key.
+        let transaction = history.begin("a");
+        for (value, offset) in [(1, 0), (2, 1)] {
+            history.keyed(value, value as u8);
+            history.sending_in(transaction, value, KEYED, None);
+            history.acknowledged(KEYED, offset, &[value], Ack::Durable)?;
+        }
+        history.deciding(transaction);
+        verify(history, KEYED, &[(1, Some(2)), (2, None)], &[(1, 2)])
+    }),
+    ("non-monotonic poll", |_| {
+        Cursor::at(3).read(vec![entry(3), entry(4), entry(4)], 0, 9, false).map(|_| ())
+    }),
+    ("beyond", |_| Cursor::at(3).read(vec![entry(3)], 0, 3, false).map(|_| ())),
     ("non-monotonic send", |history| {
         history.sending(1, OUT, true);
         history.sending(2, OUT, true);
@@ -125,6 +161,9 @@ fn fine(history: &mut History) -> Verdict {
     verify(history, IN, &[(0, Some(1)), (1, Some(2)), (2, None)], &[(0, 1), (1, 2)])?;
     let all = [(0, Some(11)), (1, Some(12)), (2, None), (3, Some(13)), (4, None)];
     verify(history, OUT, &all, &[(0, 11), (1, 12)])?;
+    keyed(history, &[21, 22, 23])?;
+    history.skipped(KEYED, 0, &[entry(1)]);
+    verify(history, KEYED, &[(1, Some(22)), (2, Some(23))], &[(1, 22), (2, 23)])?;
     history.check_all()
 }
 
@@ -143,10 +182,10 @@ pub fn check() -> Result<usize, String> {
 
 fn history() -> History {
     let mut history = History::default();
-    for (place, role) in [(IN, Role::Input), (OUT, Role::Output)] {
-        let topic =
-            Topic { name: format!("{role:?}"), id: Uuid(place.0), partitions: 1, role, deleted: false };
-        history.topics.push(topic);
+    for (place, role) in [(IN, Role::Input), (OUT, Role::Output), (KEYED, Role::Any)] {
+        let (name, compacted) = (format!("{role:?}"), place == KEYED);
+        let id = Uuid(place.0);
+        history.topics.push(Topic { name, id, partitions: 1, role, compacted, deleted: false });
     }
     history
 }
@@ -179,6 +218,16 @@ fn process(history: &mut History, made: &[(i64, u64)]) -> Verdict {
     let open = history.begin("open");
     history.sending_in(open, 13, OUT, None);
     ensure!(history.count(Outcome::Committed) == 2, "two are committed");
+    Ok(())
+}
+
+/// Values from offset 0 on, the odd ones with one key and the even ones with another.
+fn keyed(history: &mut History, values: &[u64]) -> Verdict {
+    for (&value, offset) in values.iter().zip(0..) {
+        history.keyed(value, (value % 2) as u8);
+        history.sending(value, KEYED, true);
+        history.acknowledged(KEYED, offset, &[value], Ack::Durable)?;
+    }
     Ok(())
 }
 

@@ -32,6 +32,8 @@ pub struct Context {
     /// InitProducerId requests sent with a transactional id, and when the last one lost its answer.
     pub inits: BTreeMap<String, u64>,
     pub lost_inits: BTreeMap<String, u64>,
+    /// The InitProducerId that are out: transactional id and who asks.
+    pub initing: BTreeSet<(String, u64)>,
     pub verbose: bool,
 }
 
@@ -70,7 +72,7 @@ pub trait Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub offset: i64,
-    /// `None`: the marker that ends a transaction.
+    /// `None`: the marker that ends a transaction, or the end of a batch whose last record compaction has taken.
     pub value: Option<u64>,
     /// By the broker's list its transaction was aborted: a reader of committed data leaves it out.
     pub aborted: bool,
@@ -106,6 +108,10 @@ pub fn entries_of(bytes: &[u8], aborted: &[(i64, i64)]) -> Result<Vec<Entry>, St
                 record.value.and_then(|value| value.first_chunk()).ok_or("a record without our value")?;
             let aborted = header.is_transactional() && aborting.contains(&header.producer_id);
             found.push(Entry { offset, value: Some(u64::from_be_bytes(*value)), aborted });
+        }
+        let offset = header.last_offset();
+        if found.last().is_none_or(|last| last.offset < offset) {
+            found.push(Entry { offset, value: None, aborted: false });
         }
     }
     Ok(found)

@@ -39,6 +39,8 @@ pub struct Consumer {
     committed_only: bool,
     /// It reads the inputs for somebody who commits its offsets in transactions.
     processing: bool,
+    /// Such a transaction is under way: before it has ended, what is committed says nothing of where to go on.
+    pub held: bool,
     polled: VecDeque<Polled>,
     coordinator: Wire,
     data: Wire,
@@ -100,6 +102,7 @@ impl Consumer {
             group: group.to_string(),
             committed_only,
             processing: false,
+            held: false,
             polled: VecDeque::new(),
             member: String::new(),
             generation: -1,
@@ -409,6 +412,9 @@ impl Consumer {
                 committed.ok_or_else(|| format!("{}: no offset of {}", self.name, owned.topic))?;
             let floor = self.floors.get(place).copied().unwrap_or(-1);
             let live = context.history.is_live(Uuid(place.0));
+            if context.verbose {
+                eprintln!("{} is told {committed} of {place:?}, {floor} or more", self.name);
+            }
             ensure!(
                 committed >= floor || !live,
                 "{}: the committed offset of {place:?} went back from {floor} to {committed}",
@@ -521,6 +527,11 @@ impl Consumer {
 
     // ---- fetches ----
 
+    fn may_ask(&self) -> bool {
+        let waits = self.held && self.phase == Phase::Offsets;
+        !self.asked && !waits
+    }
+
     fn may_fetch(&self) -> bool {
         !self.fetching && !self.owned.is_empty() && self.polled.len() < POLLED_MAX
     }
@@ -595,10 +606,13 @@ impl Consumer {
             let (name, aborted) = (&self.name, aborted_of(data));
             eprintln!("{name} reads {place:?} from {}: {found:x?}, aborted {aborted:?}", owned.cursor.next);
         }
-        let new = owned.cursor.read(found, data.log_start_offset, end);
-        for Entry { offset, value, aborted } in
-            new.map_err(|error| format!("{}: {place:?}: {error}", self.name))?
-        {
+        let (before, compacted) = (owned.cursor, context.history.is_compacted(place));
+        let new = owned.cursor.read(found, data.log_start_offset, end, compacted);
+        let new = new.map_err(|error| format!("{}: {place:?}: {error}", self.name))?;
+        if compacted && !before.reset {
+            context.history.skipped(place, before.next.max(data.log_start_offset), &new);
+        }
+        for Entry { offset, value, aborted } in new {
             let Some(value) = value else { continue };
             match (self.committed_only, aborted) {
                 (false, _) => context.history.saw(place, offset, value)?,
@@ -669,7 +683,7 @@ impl Client for Consumer {
         }
         let now = context.now_ns();
         if self.phase != Phase::Run {
-            if !self.asked && now >= self.retry_ns {
+            if self.may_ask() && now >= self.retry_ns {
                 self.ask(context);
             }
             return Ok(());
@@ -696,7 +710,7 @@ impl Client for Consumer {
                 let fetch = if self.may_fetch() { self.next_fetch_ns } else { u64::MAX };
                 fetch.min(self.next_heartbeat_ns).min(self.next_commit_ns)
             }
-            _ if self.asked => u64::MAX,
+            _ if !self.may_ask() => u64::MAX,
             _ => self.retry_ns,
         };
         let up = self.coordinator.socket().is_some();

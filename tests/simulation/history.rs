@@ -28,6 +28,8 @@ pub struct Topic {
     pub id: Uuid,
     pub partitions: i32,
     pub role: Role,
+    /// Its records have keys, and only the last of each key stays.
+    pub compacted: bool,
     /// A delete has been asked for; from then on anything may be answered.
     pub deleted: bool,
 }
@@ -85,8 +87,14 @@ impl Cursor {
     }
 
     /// What is new in the answer to a fetch from here. `end`: nothing may be there from this offset on. A batch comes
-    /// whole, so the answer may begin before.
-    pub fn read(&mut self, found: Vec<Entry>, log_start: i64, end: i64) -> Result<Vec<Entry>, String> {
+    /// whole, so the answer may begin before. `compacted`: what was skipped has to be gone, see [`History::skipped`].
+    pub fn read(
+        &mut self,
+        found: Vec<Entry>,
+        log_start: i64,
+        end: i64,
+        compacted: bool,
+    ) -> Result<Vec<Entry>, String> {
         let mut last = -1;
         let mut new = Vec::new();
         for entry in found {
@@ -98,7 +106,7 @@ impl Cursor {
                 continue;
             }
             let skips = offset > self.next && !self.reset && self.next >= log_start;
-            ensure!(!skips, "poll skip: got {offset}, {} was next", self.next);
+            ensure!(!skips || compacted, "poll skip: got {offset}, {} was next", self.next);
             *self = Cursor::at(offset + 1);
             new.push(entry);
         }
@@ -110,12 +118,18 @@ impl Cursor {
 pub struct History {
     pub topics: Vec<Topic>,
     sent: BTreeMap<u64, Sent>,
+    /// The keys of values, where they have one.
+    keys: BTreeMap<u64, u8>,
     transactions: Vec<Transaction>,
     acked: BTreeMap<Place, BTreeMap<i64, (u64, Ack)>>,
     seen: BTreeMap<Place, BTreeMap<i64, u64>>,
     /// What readers of committed data were given.
     seen_committed: BTreeSet<u64>,
     seen_by: BTreeMap<(String, Place), BTreeSet<i64>>,
+    /// Offsets of compacted partitions that a reader was not given.
+    skipped: BTreeMap<Place, BTreeSet<i64>>,
+    /// What was acknowledged or seen, and is not in its compacted log at the end.
+    removed: BTreeMap<Place, BTreeMap<i64, u64>>,
     committed: BTreeMap<(String, Place), i64>,
     /// The whole of each log at the end, and what of it is committed.
     logs: BTreeMap<Place, FinalLog>,
@@ -149,7 +163,16 @@ impl History {
         self.topic(Uuid(place.0)).is_some_and(|topic| topic.role == role)
     }
 
+    pub fn is_compacted(&self, place: Place) -> bool {
+        self.topic(Uuid(place.0)).is_some_and(|topic| topic.compacted)
+    }
+
     // ---- writes ----
+
+    /// A value is made, and has a key.
+    pub fn keyed(&mut self, value: u64, key: u8) {
+        self.keys.insert(value, key);
+    }
 
     pub fn sending(&mut self, value: u64, place: Place, idempotent: bool) {
         let new = Sent { place, idempotent, attempts: 0, transaction: None, origin: None };
@@ -230,6 +253,11 @@ impl History {
         Some(self.transactions[transaction].outcome)
     }
 
+    /// How many records compaction has taken.
+    pub fn removed(&self) -> usize {
+        self.removed.values().map(BTreeMap::len).sum()
+    }
+
     pub fn count(&self, outcome: Outcome) -> usize {
         self.transactions.iter().filter(|transaction| transaction.outcome == outcome).count()
     }
@@ -289,6 +317,15 @@ impl History {
         Ok(())
     }
 
+    /// A reader of a compacted partition went on at `from` and got this: compaction has removed what is not there, and
+    /// what is removed never comes back.
+    pub fn skipped(&mut self, place: Place, from: i64, entries: &[Entry]) {
+        let Some(last) = entries.last() else { return };
+        let there: BTreeSet<i64> = entries.iter().map(|entry| entry.offset).collect();
+        let skipped = (from..last.offset).filter(|offset| !there.contains(offset));
+        self.skipped.entry(place).or_default().extend(skipped);
+    }
+
     /// A record was handed to a group.
     pub fn polled(&mut self, group: &str, place: Place, offset: i64) {
         self.seen_by.entry((group.to_string(), place)).or_default().insert(offset);
@@ -341,6 +378,7 @@ impl History {
             let end = durable.map_or(0, |(offset, _)| offset + 1);
             acked.split_off(&end);
             self.seen.entry(place).or_default().split_off(&end);
+            self.skipped.entry(place).or_default().split_off(&end);
         }
     }
 
@@ -350,8 +388,12 @@ impl History {
     pub fn check_log(&mut self, place: Place, start: i64, log: &[(i64, Option<u64>)]) -> Verdict {
         let mut counts: BTreeMap<u64, u32> = BTreeMap::new();
         let mut last_of: BTreeMap<u64, u64> = BTreeMap::new();
-        for (next, &(offset, value)) in (start..).zip(log) {
-            ensure!(offset == next, "{place:?}: offset {offset} follows {}", next - 1);
+        let compacted = self.is_compacted(place);
+        let mut next = start;
+        for &(offset, value) in log {
+            let follows = offset == next || (compacted && offset > next);
+            ensure!(follows, "{place:?}: offset {offset} follows {}", next - 1);
+            next = offset + 1;
             let Some(value) = value else { continue };
             let Some(sent) = self.sent.get(&value) else {
                 return Err(format!("{place:?} {offset} holds {value:x}, which nobody sent"));
@@ -378,6 +420,10 @@ impl History {
             self.acked.get(&place).into_iter().flatten().filter(|(o, _)| **o >= start)
         {
             let there = held.get(offset);
+            if there.is_none() && compacted {
+                self.removed.entry(place).or_default().insert(*offset, *value);
+                continue;
+            }
             ensure!(
                 there == Some(value),
                 "lost write: {place:?} {offset} was acknowledged ({ack:?}) for {value:x}, there is {there:x?}"
@@ -385,8 +431,14 @@ impl History {
         }
         for (offset, value) in self.seen.get(&place).into_iter().flatten().filter(|(o, _)| **o >= start) {
             let there = held.get(offset);
+            if there.is_none() && compacted {
+                self.removed.entry(place).or_default().insert(*offset, *value);
+                continue;
+            }
             ensure!(there == Some(value), "{place:?} {offset} was seen as {value:x}, there is {there:x?}");
         }
+        let skipped = self.skipped.get(&place).into_iter().flatten().find(|offset| held.contains_key(offset));
+        ensure!(skipped.is_none(), "poll skip: {place:?} {skipped:?} is there, and a reader did not get it");
         self.logs.insert(place, FinalLog { start, all: held, committed: BTreeMap::new() });
         Ok(())
     }
@@ -404,7 +456,7 @@ impl History {
             let same = there.is_none_or(|there| there == value);
             ensure!(same, "inconsistent offsets: {place:?} {offset} holds {value:x} and {there:x?}");
             ensure!(
-                there.is_some() || !plain,
+                there.is_some() || !plain || self.is_superseded(place, *offset, *value, &committed),
                 "lost write: {value:x} at {place:?} {offset} is in no transaction, and not committed"
             );
         }
@@ -413,9 +465,22 @@ impl History {
             beyond.is_none(),
             "inconsistent offsets: {place:?} {beyond:?} is there for some readers only"
         );
+        for (&offset, &value) in self.removed.get(&place).into_iter().flatten() {
+            let may = matches!(self.outcome_of(value), Some(outcome) if outcome != Outcome::Committed);
+            ensure!(
+                may || self.is_superseded(place, offset, value, &committed),
+                "lost write: {value:x} at {place:?} {offset} is compacted away, and was the last of its key"
+            );
+        }
         let whole = self.logs.entry(place).or_default();
         whole.committed = committed;
         Ok(())
+    }
+
+    /// Whether something committed has the key of a value, and lies behind it.
+    fn is_superseded(&self, place: Place, at: i64, value: u64, committed: &BTreeMap<i64, u64>) -> bool {
+        let Some(key) = self.keys.get(&value).filter(|_| self.is_compacted(place)) else { return false };
+        committed.range(at + 1..).any(|(_, later)| self.keys.get(later) == Some(key))
     }
 
     /// After all logs: what is true of several of them.
@@ -429,8 +494,20 @@ impl History {
     fn check_transactions(&self) -> Verdict {
         let committed: BTreeSet<u64> =
             self.logs.values().flat_map(|log| log.committed.values()).copied().collect();
+        // Of these nobody can tell any more whether they were there.
+        let superseded: BTreeSet<u64> = (self.removed.iter())
+            .flat_map(|(place, removed)| removed.iter().map(move |(offset, value)| (*place, *offset, *value)))
+            .filter(|&(place, offset, value)| {
+                let log = self.logs.get(&place);
+                log.is_some_and(|log| self.is_superseded(place, offset, value, &log.committed))
+            })
+            .map(|(.., value)| value)
+            .collect();
         for Transaction { id, outcome, values, .. } in &self.transactions {
             let kept = values.iter().filter(|value| {
+                if superseded.contains(value) {
+                    return false;
+                }
                 let place = self.sent.get(value).map(|sent| sent.place);
                 // Where a log begins later than at its start nobody knows what was before it.
                 place.and_then(|place| self.logs.get(&place)).is_some_and(|log| log.start == 0)

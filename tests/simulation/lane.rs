@@ -12,6 +12,9 @@ use ringlog::record::compression::Compressor;
 use super::clients::Context;
 use super::history::Place;
 
+/// Batches of a partition that may be out at a time, as a client's `max.in.flight.requests.per.connection`.
+const IN_FLIGHT_MAX: usize = 5;
+
 /// What goes to one partition, in order.
 #[derive(Default)]
 pub struct Lane {
@@ -45,6 +48,10 @@ impl Lane {
         self.queue.iter().any(|batch| batch.state == state)
     }
 
+    pub fn is_full(&self) -> bool {
+        self.queue.iter().filter(|batch| batch.state == State::Sent).count() >= IN_FLIGHT_MAX
+    }
+
     /// Where the batch of this number is.
     pub fn position(&self, number: u64) -> Option<usize> {
         self.queue.iter().position(|batch| batch.number == number)
@@ -55,13 +62,16 @@ impl Lane {
         self.queue.iter_mut().for_each(|batch| batch.state = State::Queued);
     }
 
-    /// The batch that may go now: after a failure none does until all that was out is answered.
+    /// The batch that may go now: after a failure none does until all that was out is answered. Of more than five a broker
+    /// does not know all again.
     fn next(&mut self) -> Option<usize> {
         if !self.has(State::Sent) {
             self.reset();
         }
-        let next = self.queue.iter().position(|batch| batch.state == State::Queued);
-        next.filter(|_| !self.has(State::Failed))
+        if self.has(State::Failed) || self.is_full() {
+            return None;
+        }
+        self.queue.iter().position(|batch| batch.state == State::Queued)
     }
 }
 
@@ -136,6 +146,9 @@ pub fn answers(response: &ProduceResponse<'_>, mut asked: Vec<Asked>) -> Result<
     if asked.is_empty() { Ok(told) } else { Err(format!("no answer for {asked:?}")) }
 }
 
+/// The keys of a compacted partition: so few that most are superseded soon.
+const KEYS: u64 = 6;
+
 /// The sizes of values, in bytes: few are large.
 pub struct Sizes {
     pub large: f64,
@@ -181,7 +194,12 @@ impl Maker {
             self.next_value += 1;
             let mut value = self.next_value.to_be_bytes().to_vec();
             value.resize(8 + padding as usize, self.next_value as u8);
-            builder.append(context.world.wall_ms(), None, Some(&value), &[]);
+            let key = context.history.is_compacted(place).then(|| context.rng.below(KEYS) as u8);
+            if let Some(key) = key {
+                context.history.keyed(self.next_value, key);
+            }
+            let key = key.as_ref().map(std::slice::from_ref);
+            builder.append(context.world.wall_ms(), key, Some(&value), &[]);
             values.push(self.next_value);
         }
         let mut bytes = Vec::new();

@@ -28,19 +28,22 @@ pub struct Admin {
     topics_max: u32,
     /// What the first topics are for; the others are for anybody.
     roles: Vec<Role>,
+    /// Some topics are compacted, but for the outputs: each of those stays.
+    compacts: bool,
     asked: Option<Asked>,
     next_ns: u64,
 }
 
 enum Asked {
-    Create { name: String, partitions: i32 },
+    Create { name: String, partitions: i32, compacted: bool },
     Delete { id: Uuid },
     Metadata { known: Vec<Uuid> },
 }
 
 impl Admin {
-    pub fn new(topics_max: u32, roles: &[Role]) -> Admin {
+    pub fn new(topics_max: u32, roles: &[Role], compacts: bool) -> Admin {
         Admin {
+            compacts,
             roles: roles.to_vec(),
             wire: Wire::new("admin".into(), 64 << 10),
             next_topic: 0,
@@ -74,7 +77,15 @@ impl Admin {
             value: Some(value.into()),
         };
         let segment_bytes = 1u64 << context.rng.range(20, 22);
-        let configs = vec![config("segment.bytes", segment_bytes.to_string())];
+        let mut configs = vec![config("segment.bytes", segment_bytes.to_string())];
+        let compacted = self.compacts && self.role() != Role::Output && context.rng.chance(0.6);
+        if compacted {
+            let rng = &mut context.rng;
+            configs.push(config("cleanup.policy", "compact".to_string()));
+            configs.push(config("segment.ms", rng.pick(&[100, 1_000, 5_000]).to_string()));
+            configs.push(config("min.cleanable.dirty.ratio", rng.pick(&["0.01", "0.5"]).to_string()));
+            configs.push(config("delete.retention.ms", rng.pick(&[0, 1_000, 86_400_000]).to_string()));
+        }
         let topic = CreatableTopic {
             name: name.as_str().into(),
             num_partitions: partitions,
@@ -85,7 +96,7 @@ impl Admin {
         let request =
             CreateTopicsRequest { topics: vec![topic].into(), timeout_ms: 30_000, ..Default::default() };
         self.wire.request(context, 7, 0, false, &request);
-        self.asked = Some(Asked::Create { name, partitions });
+        self.asked = Some(Asked::Create { name, partitions, compacted });
     }
 
     fn delete(&mut self, context: &mut Context) {
@@ -103,7 +114,10 @@ impl Admin {
 
     fn answered(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
         match self.asked.take() {
-            Some(Asked::Create { name, partitions }) => self.created(context, answer, name, partitions),
+            Some(Asked::Create { name, partitions, compacted }) => {
+                let (role, id, deleted) = (self.role(), Uuid([0; 16]), false);
+                self.created(context, answer, Topic { name, id, partitions, role, compacted, deleted })
+            }
             Some(Asked::Delete { id }) => {
                 let response: DeleteTopicsResponse = answer.read()?;
                 let result = response.responses.first().ok_or("no topic in the answer")?;
@@ -117,15 +131,19 @@ impl Admin {
         }
     }
 
-    fn created(&mut self, context: &mut Context, answer: &Answer, name: String, partitions: i32) -> Verdict {
+    /// What the next topic is for.
+    fn role(&self) -> Role {
+        self.roles.get(self.next_topic as usize).copied().unwrap_or(Role::Any)
+    }
+
+    fn created(&mut self, context: &mut Context, answer: &Answer, topic: Topic) -> Verdict {
+        let name = &topic.name;
         let response: CreateTopicsResponse = answer.read()?;
         let result = response.topics.first().ok_or("no topic in the answer")?;
         match result.error_code {
             0 => {
                 ensure!(!result.topic_id.is_zero(), "topic {name} has no id");
-                let role = self.roles.get(self.next_topic as usize).copied().unwrap_or(Role::Any);
-                let (id, deleted) = (result.topic_id, false);
-                context.history.topics.push(Topic { name, id, partitions, role, deleted });
+                context.history.topics.push(Topic { id: result.topic_id, ..topic });
                 self.next_topic += 1;
             }
             // It exists: an earlier try was done, but not answered. Leave that one.
@@ -425,7 +443,8 @@ impl Verifier {
         let bytes = data.records.and_then(|records| records.bytes()).unwrap_or_default();
         let found = entries_of(bytes, &aborted_of(&data))?;
         let end = if self.committed_only { data.last_stable_offset } else { data.high_watermark };
-        let new = self.cursor.read(found, data.log_start_offset, end);
+        let compacted = topic.compacted;
+        let new = self.cursor.read(found, data.log_start_offset, end, compacted);
         let new = new.map_err(|error| format!("verifier: {} {partition}: {error}", topic.name))?;
         let kept = new.iter().filter(|entry| !entry.aborted);
         self.log.extend(kept.map(|entry| (entry.offset, entry.value)));

@@ -85,6 +85,7 @@ impl Client for Processor {
         if self.restarting || !Self::has_work(context) {
             return Ok(());
         }
+        self.consumer.held = self.transactor.is_running();
         self.consumer.step(context)?;
         if self.transactor.take_ended().is_some_and(|outcome| outcome != Outcome::Committed) {
             self.consumer.rewind(context);

@@ -48,6 +48,7 @@ struct Sim {
     pools: Vec<BufferPool>,
     clients: Vec<Box<dyn Client>>,
     wakes: Vec<u64>,
+    workload: Workload,
     /// How far the wall clock is from where it would be.
     jumped_ms: i64,
 }
@@ -62,17 +63,20 @@ pub struct Counts {
     pub commits: u64,
     /// Committed, aborted, and those whose end nobody knows.
     pub transactions: [usize; 3],
+    /// Records that compaction has taken.
+    pub removed: usize,
     pub jumps: u32,
     pub seconds: u64,
 }
 
 impl Counts {
     pub fn summary(&self) -> String {
-        let Counts { lives, power_cuts, topics, acks, reads, commits, transactions, jumps, seconds } = self;
+        let Counts { lives, power_cuts, topics, acks, reads, commits, transactions, removed, jumps, seconds } =
+            self;
         let [committed, aborted, unknown] = transactions;
         format!(
             "{lives} lives, {power_cuts} power cuts, {jumps} clock jumps, {topics} topics, {acks} acks, {reads} reads, \
-             {commits} commits, transactions {committed} committed {aborted} aborted {unknown} unknown, {seconds} s"
+             {commits} commits, transactions {committed} committed {aborted} aborted {unknown} unknown, {removed} compacted, {seconds} s"
         )
     }
 }
@@ -84,6 +88,8 @@ pub enum Workload {
     Mixed,
     /// Transactions, their readers, and what else writes beside them.
     Transactions,
+    /// The same over topics some of which are compacted.
+    Compaction,
 }
 
 /// One run. Answers the trace hash, or what went wrong.
@@ -112,14 +118,15 @@ pub fn run(workload: Workload, seed: u64) -> Result<(u64, Counts), String> {
         jumps: 0,
         inits: BTreeMap::new(),
         lost_inits: BTreeMap::new(),
+        initing: BTreeSet::new(),
         verbose: std::env::var_os("RINGLOG_SIM_TRACE").is_some(),
     };
-    let config = Arc::new(configure(&mut rng, &dirs)?);
+    let config = Arc::new(configure(workload, &mut rng, &dirs)?);
     let (shards, pools, clients, wakes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut sim = Sim { context, config, dirs, shards, pools, clients, wakes, jumped_ms: 0 };
+    let mut sim = Sim { context, config, dirs, shards, pools, clients, wakes, workload, jumped_ms: 0 };
     match workload {
         Workload::Mixed => sim.add_clients(&mut rng),
-        Workload::Transactions => sim.add_transactions(&mut rng),
+        Workload::Transactions | Workload::Compaction => sim.add_transactions(&mut rng),
     }
     sim.run()?;
     let history = &sim.context.history;
@@ -132,13 +139,14 @@ pub fn run(workload: Workload, seed: u64) -> Result<(u64, Counts), String> {
         commits: history.commits,
         transactions: [Outcome::Committed, Outcome::Aborted, Outcome::Unknown]
             .map(|outcome| history.count(outcome)),
+        removed: history.removed(),
         jumps: sim.context.jumps,
         seconds: sim.context.now_ns() / SECOND_NS,
     };
     Ok((sim.context.world.trace_hash(), counts))
 }
 
-fn configure(rng: &mut Rng, dirs: &[PathBuf]) -> Result<BrokerConfig, String> {
+fn configure(workload: Workload, rng: &mut Rng, dirs: &[PathBuf]) -> Result<BrokerConfig, String> {
     let mut settings = Settings::new();
     let names: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
     settings.add_set(&format!("log.dirs={}", names.join(",")));
@@ -151,13 +159,18 @@ fn configure(rng: &mut Rng, dirs: &[PathBuf]) -> Result<BrokerConfig, String> {
     settings.add_set(&format!("log.message.timestamp.after.max.ms={}", i64::MAX));
     settings.add_set("auto.create.topics.enable=false");
     settings.add_set(&format!("group.initial.rebalance.delay.ms={}", rng.pick(&[0, 500, 3000])));
+    if workload == Workload::Compaction {
+        // So that the broker's own topics are compacted too.
+        settings.add_set(&format!("log.roll.ms={}", rng.pick(&[500, 5_000])));
+        settings.add_set("log.cleaner.min.cleanable.ratio=0.01");
+    }
     let (config, _) = settings.resolve().map_err(|error| format!("configuration: {error}"))?;
     Ok(config)
 }
 
 impl Sim {
     fn add_clients(&mut self, rng: &mut Rng) {
-        self.clients.push(Box::new(Admin::new(rng.range(1, 5) as u32, &[])));
+        self.clients.push(Box::new(Admin::new(rng.range(1, 5) as u32, &[], false)));
         for number in 0..rng.range(1, 3) {
             let in_flight_max = rng.range(1, 5) as usize;
             let idempotent = rng.chance(0.6);
@@ -179,7 +192,8 @@ impl Sim {
 
     fn add_transactions(&mut self, rng: &mut Rng) {
         let roles = [Role::Input, Role::Output];
-        self.clients.push(Box::new(Admin::new(rng.range(2, 4) as u32, &roles)));
+        let compacts = self.workload == Workload::Compaction;
+        self.clients.push(Box::new(Admin::new(rng.range(2, 4) as u32, &roles, compacts)));
         for number in 1..=rng.range(1, 4) {
             // Some share an id.
             let id = format!("tx-{}", rng.below(4));
@@ -308,6 +322,9 @@ impl Sim {
             Some((topic.name.clone(), log_config(&self.config.topic_config(&topic.configs))))
         };
         let report = storage::recover(io, &self.dirs, &topics, &|_, _| None).map_err(text)?;
+        if self.context.verbose {
+            eprintln!("==== recovered: cut {:#?}, dropped {:#?}", report.cut, report.dropped);
+        }
         Ok((opened, report))
     }
 
@@ -317,6 +334,10 @@ impl Sim {
         options.journal_file_bytes = 4096 << rng.range(6, 9);
         options.journal_max_bytes = options.journal_file_bytes * rng.range(4, 16);
         options.flush_interval_ms = *rng.pick(&[50, 500, 5000]);
+        if self.workload == Workload::Compaction {
+            options.cleaner.backoff_ms = *rng.pick(&[20, 500, 2_000]);
+            options.cleaner.dedupe_buffer_bytes = *rng.pick(&[1 << 10, 1 << 20]);
+        }
         options
     }
 
@@ -368,6 +389,9 @@ impl Sim {
     fn end_life(&mut self) -> Verdict {
         if !self.context.troubled && self.context.rng.chance(0.3) {
             self.stop()?;
+            if self.workload == Workload::Compaction && self.context.rng.chance(0.5) {
+                storage::mark_clean(&mut self.context.world.driver(), &self.dirs).map_err(text)?;
+            }
             self.crash(Crash::Kill);
             return Ok(());
         }
@@ -430,7 +454,9 @@ impl Sim {
         for (group, places) in self.clients.iter().filter_map(|client| client.processes()) {
             owned.entry(group).or_default().extend(places);
         }
-        let inputs = self.context.history.live().filter(|topic| topic.role == Role::Input);
+        // Without an output nobody reads.
+        let live = |role| self.context.history.live().filter(move |topic| topic.role == role);
+        let inputs = live(Role::Input).filter(|_| live(Role::Output).next().is_some());
         let inputs: Vec<Place> =
             inputs.flat_map(|topic| (0..topic.partitions).map(|partition| (topic.id.0, partition))).collect();
         let orphans = |(group, owned): (&str, BTreeSet<Place>)| {

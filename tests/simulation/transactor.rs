@@ -57,6 +57,10 @@ pub struct Transactor {
     /// Its own since then, the last of them at this count.
     own_inits: u64,
     last_init: u64,
+    /// The life of the broker in which it asked first.
+    init_life: u32,
+    /// Others had asked when it was answered, and may have been served after it.
+    contested: bool,
     maker: Maker,
     next_tag: u64,
     requests: BTreeMap<u64, Vec<Asked>>,
@@ -138,6 +142,8 @@ impl Transactor {
             inits: 0,
             own_inits: 0,
             last_init: 0,
+            init_life: 0,
+            contested: false,
             maker: Maker::new(number, Sizes { large: 0.05, large_max: 8_000, small_max: 40 }),
             next_tag: 0,
             requests: BTreeMap::new(),
@@ -155,6 +161,10 @@ impl Transactor {
     fn again(&mut self, context: &mut Context) {
         self.asked = false;
         self.not_before_ns = context.in_ms(10, 300);
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
     }
 
     pub fn is_idle(&self) -> bool {
@@ -287,7 +297,16 @@ impl Transactor {
     fn note_lost_init(&self, context: &mut Context) {
         if self.phase == Phase::Init && self.asked {
             context.lost_inits.insert(self.id.clone(), context.now_ns());
+            context.initing.remove(&(self.id.clone(), self.number));
         }
+    }
+
+    /// The transaction takes longer than it may.
+    fn may_be_over(&self, context: &Context) -> bool {
+        self.running.as_ref().is_some_and(|running| {
+            let passed_ms = (context.now_ns() - running.began_ns) / MILLISECOND_NS;
+            passed_ms + 1 >= self.timeout_ms as u64 || running.jumps != context.jumps
+        })
     }
 
     /// Somebody else has the id now, or the transaction took too long.
@@ -296,11 +315,15 @@ impl Transactor {
         let inits = context.inits.get(&self.id).copied().unwrap_or(0);
         let others = inits != self.inits + self.own_inits;
         let late = context.lost_inits.get(&self.id).is_some_and(|lost| now < lost + LATE_NS);
-        let timed_out = self.running.as_ref().is_some_and(|running| {
-            let passed_ms = (now - running.began_ns) / MILLISECOND_NS;
-            passed_ms + 1 >= self.timeout_ms as u64 || running.jumps != context.jumps
-        });
-        ensure!(others || late || timed_out, "{}: fenced by {by:?}, and nobody did it", self.describe());
+        let timed_out = self.may_be_over(context);
+        // A first attempt may have been written, though its answer was an error; which epoch came before, a broker knows for its
+        // life only, as Apache Kafka's.
+        let by_itself = self.recovers && self.own_inits > 1 && self.init_life != context.life;
+        ensure!(
+            others || self.contested || late || timed_out || by_itself,
+            "{}: fenced by {by:?}, and nobody did it",
+            self.describe()
+        );
         let surely = self.running.as_ref().is_some_and(|running| !running.end_lost);
         self.end(context, if surely { Outcome::Aborted } else { Outcome::Unknown })?;
         self.producer = None;
@@ -373,6 +396,10 @@ impl Transactor {
         *count += 1;
         self.last_init = *count;
         self.own_inits += 1;
+        context.initing.insert((self.id.clone(), self.number));
+        if self.own_inits == 1 {
+            self.init_life = context.life;
+        }
         let request = InitProducerIdRequest {
             transactional_id: Some(self.id.as_str().into()),
             transaction_timeout_ms: self.timeout_ms,
@@ -467,6 +494,9 @@ impl Transactor {
             .map(|(place, _, offset)| (offsets.group.clone(), *place, *offset))
             .collect();
         context.history.offsets_in(running.number, &known);
+        if context.verbose {
+            eprintln!("{:>14} {} {} commits {known:?}", context.world.now(), self.id, self.number);
+        }
         let mut topics: BTreeMap<&str, Vec<TxnOffsetCommitRequestPartition<'_>>> = BTreeMap::new();
         for (place, topic, offset) in &offsets.offsets {
             topics.entry(topic).or_default().push(TxnOffsetCommitRequestPartition {
@@ -529,11 +559,13 @@ impl Transactor {
             }
             ApiKey::InitProducerId => {
                 let response: InitProducerIdResponse = answer.read()?;
+                context.initing.remove(&(self.id.clone(), self.number));
                 if response.error_code != 0 {
                     return self.failed(context, api, response.error_code);
                 }
                 self.producer = Some((response.producer_id, response.producer_epoch));
                 (self.inits, self.own_inits) = (self.last_init, 0);
+                self.contested = context.initing.iter().any(|(id, _)| *id == self.id);
                 self.maker.forget_sequences();
                 self.recovers = false;
                 self.go(Phase::Idle);
@@ -650,6 +682,7 @@ impl Transactor {
 
     fn ended(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
         let response: EndTxnResponse = answer.read()?;
+        let over = self.epochs && self.may_be_over(context);
         let Some(running) = &mut self.running else { return Ok(()) };
         let commits = running.commits;
         match response.error_code {
@@ -657,7 +690,7 @@ impl Transactor {
             // Nothing had been added: there is nothing to abort.
             48 if !commits && !self.epochs => {}
             // Neither is there anything to commit, where all topics it was for are deleted; the epoch stays.
-            48 if commits && !running.added => return self.end(context, Outcome::Aborted),
+            48 if commits && !running.added && !over => return self.end(context, Outcome::Aborted),
             // Ended already, by the coordinator.
             48 if self.epochs => return self.fenced(context, answer.api),
             // Its record could not be written, or nobody knows whether it was: the next life of the broker may find it.
@@ -694,7 +727,7 @@ impl Transactor {
 fn may_produce(running: &Running) -> bool {
     let ready = |lane: &Lane| {
         let [failed, sent, queued] = [State::Failed, State::Sent, State::Queued].map(|state| lane.has(state));
-        (failed && !sent) || (queued && !failed)
+        (failed && !sent) || (queued && !failed && !lane.is_full())
     };
     running.lanes.values().all(|lane| lane.queue.is_empty()) || running.lanes.values().any(ready)
 }
