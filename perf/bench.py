@@ -90,7 +90,7 @@ def interleaved(points, round_number):
     """Points of a curve in an order of their own each round, the same in every run: neighbours lie far apart."""
     points = list(points)
     strides = [s for s in range(len(points) // 2 + 1, len(points) + 1) if _coprime(s, len(points))]
-    stride = strides[round_number % len(strides)]
+    stride = strides[round_number % len(strides)] if strides else 1
     return [points[(round_number + n * stride) % len(points)] for n in range(len(points))]
 
 
