@@ -132,6 +132,8 @@ impl Response {
         mut external: impl FnMut(u32) -> Vec<Slice>,
     ) -> Response {
         const COPY_MAX_BYTES: usize = 4096;
+        /// Copies go on in another buffer beyond this: those of the pool need not grow.
+        const PART_BYTES: usize = 64 << 10;
         let Writer { buf, splices } = writer;
         let mut parts = spares.parts.take();
         if splices.is_empty() {
@@ -146,13 +148,14 @@ impl Response {
             from = splice.position;
             let mut slices = external(splice.slot);
             for slice in slices.drain(..) {
-                if slice.len() <= COPY_MAX_BYTES {
-                    bytes.extend_from_slice(&slice);
-                } else {
-                    if !bytes.is_empty() {
-                        parts.push(Part::Bytes(std::mem::replace(&mut bytes, spares.bytes.take())));
-                    }
-                    parts.push(Part::Shared(slice));
+                let small = slice.len() <= COPY_MAX_BYTES;
+                let room = if small { PART_BYTES.saturating_sub(slice.len()) } else { 0 };
+                if bytes.len() > room {
+                    parts.push(Part::Bytes(std::mem::replace(&mut bytes, spares.bytes.take())));
+                }
+                match small {
+                    true => bytes.extend_from_slice(&slice),
+                    false => parts.push(Part::Shared(slice)),
                 }
             }
             spares.slices.give(slices);
@@ -197,5 +200,42 @@ pub fn part_len(part: &Part) -> usize {
     match part {
         Part::Bytes(bytes) => bytes.len(),
         Part::Shared(slice) => slice.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::writer::Splice;
+
+    #[test]
+    fn records_lie_where_they_belong_in_parts_that_do_not_grow() {
+        let (small, large) = (vec![1; 3000], vec![2; 5000]);
+        let splices =
+            vec![Splice { position: 2, slot: 0, len: 300_000 }, Splice { position: 4, slot: 1, len: 11_000 }];
+        let writer = Writer { buf: b"abcdef".to_vec(), splices };
+        let (mut spares, mut expected) = (Spares::default(), Vec::new());
+        let slices = |slot| match slot {
+            0 => vec![Slice::copy_of(&small); 100],
+            _ => vec![Slice::copy_of(&small), Slice::copy_of(&large), Slice::copy_of(&small)],
+        };
+        for part in
+            [b"ab".to_vec(), small.repeat(100), b"cd".to_vec(), small.clone(), large.clone(), small.clone()]
+        {
+            expected.extend_from_slice(&part);
+        }
+        expected.extend_from_slice(b"ef");
+        let response = Response::from_writer(writer, &mut spares, slices);
+        let mut found = Vec::new();
+        for part in &response.parts {
+            match part {
+                Part::Bytes(bytes) => {
+                    assert!(bytes.len() <= 64 << 10, "{}", bytes.len());
+                    found.extend_from_slice(bytes);
+                }
+                Part::Shared(slice) => found.extend_from_slice(slice),
+            }
+        }
+        assert!(found == expected && response.len() == expected.len());
     }
 }
