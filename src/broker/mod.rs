@@ -1,8 +1,8 @@
 //! What Kafka means: a shard's part of the broker, as a state machine between the connections and the storage.
 //!
-//! Called by `server::Shard` alone, every turn in this order: completions and the `request`s among them, `mail`, `end_turn` (storage
-//! events become answers), `take_done` (answers to this shard's connections), `submit` (what the turn appended goes to
-//! the disk), `take_outgoing` (mail to other shards).
+//! Called by `server::Shard` alone, every turn in this order: `begin_turn`, completions and the `request`s among them, `mail`,
+//! `end_turn` (storage events become answers), `take_done` (answers to this shard's connections), `submit` (what the turn
+//! appended goes to the disk), `take_outgoing` (mail to other shards).
 //!
 //! A request is answered at once from what the shard knows, or split into [`mail::Task`]s for the shards that own the
 //! partitions ([`gather`]), or sent whole to the one shard that can answer: the coordinator's for groups, shard 0 for what
@@ -414,6 +414,11 @@ impl Broker {
 
     // ---- the turn ----
 
+    /// The time of all that the turn brings; the turn before may be long ago.
+    pub fn begin_turn(&mut self, io: &impl Io) {
+        (self.now_ns, self.wall_ms) = (io.now(), io.wall_ms());
+    }
+
     pub fn storage_completion(&mut self, io: &mut impl Io, completion: Completion) {
         self.storage.handle_completion(io, completion);
     }
@@ -424,8 +429,6 @@ impl Broker {
 
     /// Runs what is due and turns storage events into answers.
     pub fn end_turn(&mut self, io: &mut impl Io) {
-        self.now_ns = io.now();
-        self.wall_ms = io.wall_ms();
         if self.now_ns >= self.next_tick_ns {
             self.next_tick_ns = self.now_ns + TICK_NS;
             self.storage.tick(io, self.wall_ms);

@@ -126,6 +126,7 @@ impl<I: Io> Shard<I> {
         let before_ns = self.io.now();
         self.io.turn(wait, &mut completions);
         self.count_turn(before_ns, completions.len());
+        self.broker.begin_turn(&self.io);
         for completion in completions.drain(..) {
             self.complete(completion);
         }
