@@ -1,14 +1,24 @@
-//! Transactions in a log on the simulated disk: what readers of committed data see, after restarts of every kind too.
+//! Transactions in a log on the simulated disk: what readers of committed data see, after restarts of every kind too. And how
+//! the time of a transaction runs in a broker.
 
 #![allow(clippy::unwrap_used)]
 
 #[path = "transactions/bench.rs"]
 mod bench;
+#[path = "transactions/shard.rs"]
+mod shard;
 #[path = "simulation/sim_io.rs"]
 mod sim_io;
 
 use bench::Bench;
+use ringlog::protocol::ErrorCode;
+use ringlog::protocol::frame::decode_response;
+use ringlog::protocol::messages::add_offsets_to_txn_request::AddOffsetsToTxnRequest;
+use ringlog::protocol::messages::end_txn_request::EndTxnRequest;
+use ringlog::protocol::messages::find_coordinator_request::FindCoordinatorRequest;
+use ringlog::protocol::messages::init_producer_id_request::InitProducerIdRequest;
 use ringlog::storage::{AppendError, LogConfig};
+use shard::OneShard;
 use sim_io::Crash;
 
 fn small_segments() -> LogConfig {
@@ -253,4 +263,56 @@ fn compaction_of_any_transactions() {
         bench.pass_ms(5_000);
         bench.check();
     }
+}
+
+#[test]
+fn the_time_of_a_transaction_runs_from_its_first_request() {
+    let mut broker = OneShard::new(1);
+    let id = "tx";
+    let find = FindCoordinatorRequest {
+        key_type: 1,
+        coordinator_keys: vec![id.into()].into(),
+        ..Default::default()
+    };
+    let init = InitProducerIdRequest {
+        transactional_id: Some(id.into()),
+        transaction_timeout_ms: 60_000,
+        producer_id: -1,
+        producer_epoch: -1,
+        ..Default::default()
+    };
+    let (producer_id, producer_epoch) = loop {
+        broker.ask(4, &find);
+        let frame = broker.ask(4, &init);
+        let (_, answer) = decode_response::<InitProducerIdRequest<'_>>(&frame, 4).unwrap();
+        if answer.error_code == 0 {
+            break (answer.producer_id, answer.producer_epoch);
+        }
+        broker.rest(1);
+    };
+    // Nothing happens, and meanwhile the wall clock is set.
+    broker.rest(30);
+    broker.world.jump_wall_ms(3_600_000);
+    let add = AddOffsetsToTxnRequest {
+        transactional_id: id.into(),
+        producer_id,
+        producer_epoch,
+        group_id: "g".into(),
+    };
+    let frame = broker.ask(3, &add);
+    let (_, answer) = decode_response::<AddOffsetsToTxnRequest<'_>>(&frame, 3).unwrap();
+    assert_eq!(answer.error_code, 0);
+    // For longer than the coordinator goes without looking for transactions that are over.
+    broker.rest(30);
+    let end = EndTxnRequest { transactional_id: id.into(), producer_id, producer_epoch, committed: true };
+    let ended = |broker: &mut OneShard| {
+        let frame = broker.ask(3, &end);
+        decode_response::<EndTxnRequest<'_>>(&frame, 3).unwrap().1.error_code
+    };
+    assert_eq!(ended(&mut broker), 0, "the minute is not over");
+    // And no longer than it may.
+    broker.rest(1);
+    broker.ask(3, &add);
+    broker.rest(75);
+    assert_eq!(ended(&mut broker), ErrorCode::ProducerFenced.code());
 }
