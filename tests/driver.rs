@@ -129,6 +129,8 @@ fn the_load_generator_runs_without_io_uring() {
         "1s",
         "--warmup",
         "0s",
+        "--max-lag",
+        "1h",
     ]);
     without_io_uring(&mut load);
     let output = load.output().unwrap();
