@@ -1,5 +1,7 @@
 """Installs or builds what a client test needs, by package name and into the cache outside the repository, and gives the
 command that runs the test. What is there already is not fetched again: its folder is named after what it was made of."""
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -25,14 +27,24 @@ def _made_of(name, *files):
     return os.path.join(CACHE, f"{name}-{digest.hexdigest()[:12]}")
 
 
+@contextlib.contextmanager
+def _alone(what):
+    """Two runs at a time do not make the same thing."""
+    os.makedirs(CACHE, exist_ok=True)
+    with open(os.path.join(CACHE, f"{what}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _once(folder, make):
     """Calls make on an empty folder, unless an earlier call has come to its end."""
     done = os.path.join(folder, ".complete")
-    if not os.path.exists(done):
-        shutil.rmtree(folder, ignore_errors=True)
-        os.makedirs(folder)
-        make(folder)
-        open(done, "w").close()
+    with _alone(os.path.basename(folder)):
+        if not os.path.exists(done):
+            shutil.rmtree(folder, ignore_errors=True)
+            os.makedirs(folder)
+            make(folder)
+            open(done, "w").close()
     return folder
 
 
@@ -119,9 +131,12 @@ def kafka_python_2():
 
 
 def _go(client):
-    """Built anew each time: go's own build cache makes that a matter of a second."""
+    """Built anew each time: go's own build cache makes that a matter of a second. Moved into place, for the one before may be
+    running."""
     program = os.path.join(CACHE, "bin", client)
-    _step(["go", "build", "-o", program, "."], cwd=os.path.join(HERE, client), GOFLAGS="-mod=readonly", GOTOOLCHAIN="local")
+    new = f"{program}.{os.getpid()}"
+    _step(["go", "build", "-o", new, "."], cwd=os.path.join(HERE, client), GOFLAGS="-mod=readonly", GOTOOLCHAIN="local")
+    os.replace(new, program)
     return [program]
 
 
