@@ -78,18 +78,19 @@ impl Turn<'_> {
         topics: &dyn TopicLookup,
     ) {
         let interval_ms = i64::from(self.config.consumer.regex_refresh_interval_ms);
-        let now_ms = self.now.wall_ms;
         let key = TimerKey::Patterns { partition: self.partition, group: group.id.clone() };
         let Some(consumer) = &mut group.consumer else { return };
         let subscribed = consumer.subscribed_patterns().len();
-        let is_recent = now_ms <= last.timestamp_ms.saturating_add(REFRESH_INTERVAL_MIN_MS);
+        // A clock that was set back must not hold it up until it is there again.
+        let after_ms = self.now.wall_ms.saturating_sub(last.timestamp_ms);
+        let is_recent = (0..=REFRESH_INTERVAL_MIN_MS).contains(&after_ms);
         if subscribed == 0 || consumer.is_resolving || is_recent {
             return;
         }
         let is_due = is_due
             || subscribed != last.patterns
             || last.version < topics.created_version() as i64
-            || now_ms > last.timestamp_ms.saturating_add(interval_ms);
+            || !(0..=interval_ms).contains(&after_ms);
         if is_due {
             consumer.is_resolving = true;
             self.timers.schedule(key, self.now.monotonic_ms, Payload::None);

@@ -152,9 +152,9 @@ impl Turn<'_> {
         let Some(consumer) = &group.consumer else { return Ok(()) };
         let (epoch, target) = (consumer.epoch(), consumer.target_epoch());
         let interval_ms = i64::from(self.config.consumer.assignment_interval_ms(&group.id));
-        let is_due = target.timestamp_ms == 0
-            || interval_ms == 0
-            || self.now.wall_ms >= target.timestamp_ms.saturating_add(interval_ms);
+        // A clock that was set back must not hold it up until it is there again.
+        let after_ms = self.now.wall_ms.saturating_sub(target.timestamp_ms);
+        let is_due = target.timestamp_ms == 0 || !(0..interval_ms).contains(&after_ms);
         if target.epoch >= epoch || !is_due {
             return Ok(());
         }

@@ -355,3 +355,40 @@ proptest! {
         play(&steps);
     }
 }
+
+/// As a real client does that is told of it at once.
+fn beats(run: &mut Run, clients: std::ops::Range<usize>) {
+    for _ in 0..12 {
+        run.world.pass(1_000);
+        clients.clone().for_each(|client| run.take(&Step::Beat(client)));
+        run.check();
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_back_holds_up_no_target() {
+    let mut run = Run::new();
+    run.world.prompt = true;
+    run.take(&Step::Join(0));
+    beats(&mut run, 0..1);
+    assert_eq!(run.clients[0].owned.len(), 10);
+    run.world.now.wall_ms -= 3_600_000;
+    run.take(&Step::Join(1));
+    beats(&mut run, 0..2);
+    assert_eq!((run.clients[0].owned.len(), run.clients[1].owned.len()), (5, 5));
+}
+
+#[test]
+fn a_clock_that_is_set_back_hides_no_topic_from_a_pattern() {
+    let mut run = Run::new();
+    run.world.prompt = true;
+    (run.clients[0].topics, run.clients[0].regex) = (Vec::new(), Some("o.*|a.*"));
+    run.take(&Step::Join(0));
+    beats(&mut run, 0..1);
+    assert_eq!(run.clients[0].owned.len(), 20);
+    run.world.now.wall_ms -= 3_600_000;
+    run.world.topics.0.push(("another", Uuid([4; 16])));
+    run.world.topics.2 = 11;
+    beats(&mut run, 0..1);
+    assert_eq!(run.clients[0].owned.len(), 30);
+}

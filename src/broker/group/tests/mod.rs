@@ -35,12 +35,12 @@ pub const PARTITIONS: i32 = 5;
 pub const SESSION_MS: i32 = 10_000;
 pub const REBALANCE_MS: i32 = 30_000;
 
-/// The topics of every test, each with this many partitions.
-pub struct Topics(pub Vec<(&'static str, Uuid)>, pub i32);
+/// The topics of every test, each with this many partitions; and the version that created the last.
+pub struct Topics(pub Vec<(&'static str, Uuid)>, pub i32, pub u64);
 
 impl Default for Topics {
     fn default() -> Self {
-        Topics(vec![("orders", Uuid([1; 16])), ("payments", Uuid([2; 16])), ("audit", Uuid([3; 16]))], 10)
+        Topics(vec![("orders", Uuid([1; 16])), ("payments", Uuid([2; 16])), ("audit", Uuid([3; 16]))], 10, 0)
     }
 }
 
@@ -64,7 +64,11 @@ impl TopicLookup for Topics {
     }
 
     fn version(&self) -> u64 {
-        self.1 as u64
+        self.2.max(self.1 as u64)
+    }
+
+    fn created_version(&self) -> u64 {
+        self.2
     }
 }
 
