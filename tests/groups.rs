@@ -11,12 +11,18 @@
 
 #[path = "groups/consumer_scripts.rs"]
 mod consumer_scripts;
+#[path = "groups/lives.rs"]
+mod lives;
 #[path = "groups/play.rs"]
 mod play;
 #[path = "groups/records.rs"]
 mod records;
 #[path = "groups/scripts.rs"]
 mod scripts;
+#[path = "transactions/shard.rs"]
+mod shard;
+#[path = "simulation/sim_io.rs"]
+mod sim_io;
 
 use std::cell::RefCell;
 use std::path::PathBuf;

@@ -53,7 +53,8 @@ impl Coordinator {
         Coordinator {
             groups: GroupCoordinator::new(group_config(config, image, seed), offsets_partitions),
             seed,
-            topics_created: 0,
+            // Groups may have missed the last ones, however long ago they were created.
+            topics_created: image.revision,
             waiting: Slab::new(),
             marking: Slab::new(),
             owned: BTreeSet::new(),

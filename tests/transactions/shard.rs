@@ -1,10 +1,11 @@
 //! A whole shard on the simulated machine, and one client that asks it one thing at a time.
+#![allow(dead_code)]
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ringlog::broker::{Broker, Parts};
+use ringlog::broker::{Broker, Parts, log_config};
 use ringlog::config::{BrokerConfig, Routing, Settings};
 use ringlog::io::Io;
 use ringlog::io::buffer::BufferPool;
@@ -19,7 +20,7 @@ use ringlog::server::shard::{Shard, ShardLimits};
 use ringlog::storage::{self, Storage, StorageOptions};
 
 use crate::sim_io::sim_net::SocketId;
-use crate::sim_io::{ClientState, SimIo, SimOptions, SimWorld};
+use crate::sim_io::{ClientState, Crash, SimIo, SimOptions, SimWorld};
 
 const ADDRESS: ([u8; 4], u16) = ([10, 0, 0, 1], 9092);
 const DIR: &str = "/disk/data";
@@ -29,6 +30,7 @@ const PATIENCE_NS: u64 = 60 * SECOND_NS;
 
 pub struct OneShard {
     pub world: SimWorld,
+    config: Arc<BrokerConfig>,
     shard: Shard<SimIo>,
     client: SocketId,
 }
@@ -37,18 +39,30 @@ impl OneShard {
     pub fn new(seed: u64) -> OneShard {
         let world = SimWorld::new(seed, SimOptions::default());
         world.set_cooperative(true);
-        let dirs = vec![PathBuf::from(DIR)];
-        world.add_disk(dirs[0].parent().unwrap());
-        world.create_dir_all(&dirs[0]);
+        let dir = PathBuf::from(DIR);
+        world.add_disk(dir.parent().unwrap());
+        world.create_dir_all(&dir);
         let mut settings = Settings::new();
         settings.add_set(&format!("log.dirs={DIR}"));
         settings.add_set("listeners=PLAINTEXT://10.0.0.1:9092");
         let config = Arc::new(settings.resolve().unwrap().0);
-        let shard = shard(&world, &config, &dirs);
+        let shard = shard(&world, &config);
         let client = world.client_connect(SocketAddr::from(ADDRESS), 64 << 10);
-        let mut one = OneShard { world, shard, client };
-        one.run_until(|one| one.world.client_state(one.client) == ClientState::Open);
+        let mut one = OneShard { world, config, shard, client };
+        one.until_connected();
         one
+    }
+
+    /// A kill, and the next life of the broker.
+    pub fn restart(&mut self) {
+        self.world.crash(&[self.shard.io.id()], Crash::Kill);
+        self.shard = shard(&self.world, &self.config);
+        self.client = self.world.client_connect(SocketAddr::from(ADDRESS), 64 << 10);
+        self.until_connected();
+    }
+
+    fn until_connected(&mut self) {
+        self.run_until(|one| one.world.client_state(one.client) == ClientState::Open);
     }
 
     /// Lets the shard rest until something happens to it, for so long.
@@ -91,7 +105,8 @@ impl OneShard {
     }
 }
 
-fn shard(world: &SimWorld, config: &Arc<BrokerConfig>, dirs: &[PathBuf]) -> Shard<SimIo> {
+fn shard(world: &SimWorld, config: &Arc<BrokerConfig>) -> Shard<SimIo> {
+    let dirs = &[PathBuf::from(DIR)];
     let mut io = world.driver();
     storage::lock_dirs(&mut io, dirs).unwrap();
     let open = OpenOptions {
@@ -100,7 +115,12 @@ fn shard(world: &SimWorld, config: &Arc<BrokerConfig>, dirs: &[PathBuf]) -> Shar
         cluster_id: config.cluster_id.clone(),
     };
     let opened = Embedded::open(&mut io, &open).unwrap();
-    storage::recover(&mut io, dirs, &|_| None, &|_, _| None).unwrap();
+    let image = opened.image.clone();
+    let topics = |id| {
+        let topic = image.topic_by_id(id)?;
+        Some((topic.name.clone(), log_config(&config.topic_config(&topic.configs))))
+    };
+    storage::recover(&mut io, dirs, &topics, &|_, _| None).unwrap();
     let pool = BufferPool::new(48 << 20);
     let storage = Storage::open(&mut io, StorageOptions::new(0, dirs.to_vec(), pool)).unwrap();
     let parts = Parts {
