@@ -22,6 +22,8 @@ mod lane;
 mod log_model;
 #[path = "simulation/others.rs"]
 mod others;
+#[path = "simulation/ownership.rs"]
+mod ownership;
 #[path = "simulation/processor.rs"]
 mod processor;
 #[path = "simulation/producer.rs"]
@@ -30,6 +32,8 @@ mod producer;
 mod shard_sim;
 #[path = "simulation/storage_sim.rs"]
 mod storage_sim;
+#[path = "simulation/subscriber.rs"]
+mod subscriber;
 #[path = "simulation/transactor.rs"]
 mod transactor;
 #[path = "simulation/wire.rs"]
@@ -62,6 +66,7 @@ const PARTS: &[Part] = &[
     Part { name: "broker", run: broker, seeds: 3, regressions: &[] },
     Part { name: "transactions", run: transactions, seeds: 3, regressions: &[880, 1043, 1659] },
     Part { name: "compaction", run: compaction, seeds: 2, regressions: &[] },
+    Part { name: "members", run: members, seeds: 1, regressions: &[9, 18] },
 ];
 
 fn storage(seed: u64) -> Result<Outcome, String> {
@@ -79,6 +84,11 @@ fn transactions(seed: u64) -> Result<Outcome, String> {
 
 fn compaction(seed: u64) -> Result<Outcome, String> {
     let run = shard_sim::run(Workload::Compaction, seed);
+    run.map(|(hash, counts)| Outcome { hash, summary: counts.summary() })
+}
+
+fn members(seed: u64) -> Result<Outcome, String> {
+    let run = shard_sim::run(Workload::Members, seed);
     run.map(|(hash, counts)| Outcome { hash, summary: counts.summary() })
 }
 

@@ -5,6 +5,7 @@ use ringlog::protocol::Uuid;
 use super::clients::Entry;
 use super::history::{Ack, Cursor, History, Outcome, Place, Role, Topic};
 use super::log_model::{Verdict, ensure};
+use super::ownership::{self, Hold};
 
 const IN: Place = ([1; 16], 0);
 const OUT: Place = ([2; 16], 0);
@@ -53,6 +54,27 @@ const CASES: &[Case] = &[
         process(history, &[(0, 11), (0, 12)])?;
         verify(history, IN, &[(0, Some(1)), (1, Some(2)), (2, None)], &[(0, 1), (1, 2)])?;
         verify(history, OUT, &[(0, Some(11)), (1, Some(12)), (2, None)], &[(0, 11), (1, 12)])
+    }),
+    ("two owners", |history| {
+        history.ownership.told("group", &[IN], &hold("a", 4), 5)?;
+        history.ownership.told("group", &[IN], &hold("b", 8), 9)
+    }),
+    ("two owners", |history| {
+        // The first has given up another.
+        history.ownership.told("group", &[IN, OUT], &hold("a", 4), 5)?;
+        history.ownership.keeps("group", "a", |place| *place == IN);
+        history.ownership.told("group", &[OUT], &hold("b", 8), 9)?;
+        history.ownership.told("group", &[IN], &hold("b", 8), 9)
+    }),
+    ("not shared out", |_| {
+        let left = ownership::unshared(&[IN, OUT], &[OUT]);
+        ensure!(left.is_empty(), "not shared out: {left:?}");
+        Ok(())
+    }),
+    ("not shared out", |_| {
+        let twice = ownership::unshared(&[IN, OUT], &[OUT, IN, OUT]);
+        ensure!(twice.is_empty(), "not shared out: {twice:?}");
+        Ok(())
     }),
     ("aborted read", |history| {
         write(history, "a", 1, OUT)?;
@@ -188,6 +210,12 @@ fn history() -> History {
         history.topics.push(Topic { name, id, partitions: 1, role, compacted, deleted: false });
     }
     history
+}
+
+/// What a member got that asked then, and was answered at once.
+fn hold(member: &str, asked_ns: u64) -> Hold {
+    let (since_ns, until_ns) = (asked_ns + 1, asked_ns + 6);
+    Hold { member: member.into(), epoch: 1, life: 1, asked_ns, since_ns, until_ns }
 }
 
 fn entry(offset: i64) -> Entry {

@@ -64,6 +64,11 @@ pub trait Client {
         None
     }
 
+    /// A group of the newer protocol, and what it has as its member.
+    fn shares(&self) -> Option<(&str, Vec<Place>)> {
+        None
+    }
+
     /// What it is waiting for, for the report of a run that hangs.
     fn describe(&self) -> String;
 }

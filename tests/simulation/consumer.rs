@@ -1,4 +1,5 @@
-//! A member of a consumer group by the classic protocol: joins, shares the partitions out, fetches, commits.
+//! A member of a consumer group: joins, fetches, commits. By the classic protocol, in which one of them shares the partitions
+//! out; what is different by the newer one is in `subscriber.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -27,49 +28,53 @@ use super::clients::{Client, Context, Entry, MILLISECOND_NS, aborted_of, entries
 use super::history::{Cursor, Place, Role, Topic};
 use super::log_model::{Verdict, ensure};
 use super::sim_io::sim_net::SocketId;
+use super::subscriber::Subscriber;
 use super::wire::{Answer, Wire};
 
 /// With so many records in hand it fetches no more.
 const POLLED_MAX: usize = 100;
 
 pub struct Consumer {
-    name: String,
-    group: String,
+    pub(super) name: String,
+    pub(super) group: String,
     /// It reads what is committed, and nothing else.
     committed_only: bool,
     /// It reads the inputs for somebody who commits its offsets in transactions.
-    processing: bool,
+    pub(super) processing: bool,
     /// Such a transaction is under way: before it has ended, what is committed says nothing of where to go on.
     pub held: bool,
-    polled: VecDeque<Polled>,
-    coordinator: Wire,
+    pub(super) polled: VecDeque<Polled>,
+    pub(super) coordinator: Wire,
     data: Wire,
-    member: String,
-    generation: i32,
+    pub(super) member: String,
+    pub(super) generation: i32,
     /// The life of the broker that gave it.
-    life: u32,
-    phase: Phase,
+    pub(super) life: u32,
+    pub(super) phase: Phase,
     /// The request of this phase is out.
-    asked: bool,
+    pub(super) asked: bool,
     retry_ns: u64,
     assignments: Vec<(String, Vec<u8>)>,
-    owned: BTreeMap<Place, Owned>,
+    pub(super) owned: BTreeMap<Place, Owned>,
     /// What commits were acknowledged when the offsets were asked for.
     floors: BTreeMap<Place, i64>,
     fetching: bool,
     /// Counts the assignments: what an earlier one has asked for says nothing of the positions of this one. The
     /// generation may be the same, as a member that joins a settled group again gets the present one.
-    round: u64,
+    pub(super) round: u64,
     next_fetch_ns: u64,
-    next_heartbeat_ns: u64,
-    heartbeat_asked: bool,
-    next_commit_ns: u64,
+    pub(super) next_heartbeat_ns: u64,
+    pub(super) heartbeat_asked: bool,
+    pub(super) next_commit_ns: u64,
     committing: Option<Vec<(Place, i64)>>,
-    leave_ns: u64,
+    pub(super) leave_ns: u64,
+    /// Of the newer protocol.
+    pub(super) subscriber: Option<Subscriber>,
+    pub(super) paused_until_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub enum Phase {
     Find,
     Join,
     Sync,
@@ -84,12 +89,13 @@ pub struct Polled {
     pub offset: i64,
 }
 
-struct Owned {
-    topic: String,
-    cursor: Cursor,
+pub struct Owned {
+    pub topic: String,
+    /// Before 0: not known yet.
+    pub cursor: Cursor,
     /// The end that was known when the last fetch was sent: a power cut may have taken it since, and others filled it again.
-    end_asked: i64,
-    committed: i64,
+    pub end_asked: i64,
+    pub committed: i64,
 }
 
 impl Consumer {
@@ -121,7 +127,14 @@ impl Consumer {
             next_commit_ns: 0,
             committing: None,
             leave_ns: u64::MAX,
+            subscriber: None,
+            paused_until_ns: 0,
         }
+    }
+
+    /// The same by the newer protocol.
+    pub fn newer(self) -> Consumer {
+        Consumer { subscriber: Some(Subscriber::default()), ..self }
     }
 
     /// A member that reads the inputs for a processor.
@@ -146,14 +159,16 @@ impl Consumer {
 
     /// What was taken came to nothing: it reads again from what is committed.
     pub fn rewind(&mut self, context: &mut Context) {
-        if self.phase == Phase::Run && !self.owned.is_empty() {
+        // Before these it forgets all anyway.
+        if matches!(self.phase, Phase::Offsets | Phase::Run) && !self.owned.is_empty() {
             self.forget_polled();
+            self.owned.values_mut().for_each(|owned| owned.cursor = Cursor::at(-1));
             self.again(context, Phase::Offsets);
         }
     }
 
     /// What was read, and what is being fetched, is of no use any more.
-    fn forget_polled(&mut self) {
+    pub(super) fn forget_polled(&mut self) {
         self.polled.clear();
         self.round += 1;
     }
@@ -164,7 +179,7 @@ impl Consumer {
         self.data.drop_connection(context, true);
     }
 
-    fn go(&mut self, phase: Phase) {
+    pub(super) fn go(&mut self, phase: Phase) {
         self.phase = phase;
         self.asked = false;
         if phase != Phase::Run {
@@ -179,7 +194,7 @@ impl Consumer {
     }
 
     /// What an error of the coordinator asks for.
-    fn failed(&mut self, context: &mut Context, error: i16) -> Verdict {
+    pub(super) fn failed(&mut self, context: &mut Context, error: i16) -> Verdict {
         if context.verbose {
             eprintln!("{} in {:?}: error {error}", self.name, self.phase);
         }
@@ -194,6 +209,13 @@ impl Consumer {
                 self.generation = -1;
                 self.again(context, Phase::Join);
             }
+            // Fenced, or the group is not known: it comes as somebody new.
+            110 | 69 if self.subscriber.is_some() => self.again(context, Phase::Join),
+            // Of an epoch that is over: the next heartbeat tells the new one.
+            113 if self.phase == Phase::Run && self.subscriber.is_some() => {
+                self.next_heartbeat_ns = context.in_ms(0, 300);
+            }
+            113 if self.subscriber.is_some() => self.again(context, Phase::Join),
             error => return Err(format!("{}: error {error} in {:?}", self.name, self.phase)),
         }
         Ok(())
@@ -212,6 +234,7 @@ impl Consumer {
                 };
                 self.coordinator.request(context, 4, 0, false, &request);
             }
+            Phase::Join if self.subscriber.is_some() => self.join_by_heartbeat(context),
             Phase::Join => self.ask_join(context),
             Phase::Sync => self.ask_sync(context),
             Phase::Offsets => self.ask_offsets(context),
@@ -258,18 +281,20 @@ impl Consumer {
             partition_indexes: places.iter().map(|place| place.1).collect::<Vec<_>>().into(),
             ..Default::default()
         });
+        let newer = self.subscriber.is_some();
         let group = OffsetFetchRequestGroup {
             group_id: self.group.as_str().into(),
-            member_epoch: -1,
+            member_id: newer.then(|| self.member.as_str().into()),
+            member_epoch: if newer { self.generation } else { -1 },
             topics: Some(topics.collect::<Vec<_>>().into()),
-            ..Default::default()
         };
         let request = OffsetFetchRequest {
             groups: vec![group].into(),
             require_stable: self.processing,
             ..Default::default()
         };
-        self.coordinator.request(context, 8, 0, false, &request);
+        let version = if newer { 9 } else { 8 };
+        self.coordinator.request(context, version, self.round, false, &request);
     }
 
     /// The partitions that are its own.
@@ -277,7 +302,7 @@ impl Consumer {
         self.owned.keys().copied().collect()
     }
 
-    fn by_topic(&self) -> BTreeMap<String, Vec<Place>> {
+    pub(super) fn by_topic(&self) -> BTreeMap<String, Vec<Place>> {
         let mut topics: BTreeMap<String, Vec<Place>> = BTreeMap::new();
         for (place, owned) in &self.owned {
             topics.entry(owned.topic.clone()).or_default().push(*place);
@@ -300,6 +325,7 @@ impl Consumer {
                 }
                 Ok(())
             }
+            ApiKey::ConsumerGroupHeartbeat => self.beaten(context, answer),
             ApiKey::JoinGroup => self.joined(context, answer),
             ApiKey::SyncGroup => self.synced(context, answer),
             ApiKey::OffsetFetch => self.got_offsets(context, answer),
@@ -383,6 +409,9 @@ impl Consumer {
     }
 
     fn got_offsets(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
+        if answer.tag != self.round {
+            return Ok(()); // it has asked again
+        }
         let response: OffsetFetchResponse = answer.read()?;
         let group = response.groups.first().ok_or("no group in the answer")?;
         if group.error_code != 0 {
@@ -424,7 +453,9 @@ impl Consumer {
                 context.history.got_offset(&self.group, *place, committed)?;
             }
             owned.committed = committed;
-            owned.cursor = Cursor::at(committed.max(0));
+            if owned.cursor.next < 0 {
+                owned.cursor = Cursor::at(committed.max(0));
+            }
         }
         self.go(Phase::Run);
         self.next_commit_ns = context.in_ms(100, 3_000);
@@ -502,6 +533,11 @@ impl Consumer {
         if std::mem::replace(&mut self.heartbeat_asked, true) {
             return;
         }
+        if self.subscriber.is_some() {
+            self.follow_target(context);
+            let epoch = self.generation;
+            return self.beat(context, epoch);
+        }
         let request = HeartbeatRequest {
             group_id: self.group.as_str().into(),
             generation_id: self.generation,
@@ -518,7 +554,11 @@ impl Consumer {
             members: vec![member].into(),
             ..Default::default()
         };
-        self.coordinator.request(context, 5, 0, false, &request);
+        if self.subscriber.is_some() {
+            self.leave_by_heartbeat(context);
+        } else {
+            self.coordinator.request(context, 5, 0, false, &request);
+        }
         self.member.clear();
         self.generation = -1;
         self.leave_ns = u64::MAX;
@@ -665,6 +705,7 @@ impl Consumer {
         polled.answers.iter().try_for_each(|answer| self.coordinator_answer(context, answer))?;
         if polled.lost {
             self.heartbeat_asked = false;
+            self.subscriber.iter_mut().for_each(Subscriber::tell_all);
             self.committing = None;
             // Whatever was asked is asked again: a member is known by its id, not by its connection.
             let phase = if self.phase == Phase::Run { Phase::Run } else { Phase::Find };
@@ -676,6 +717,9 @@ impl Consumer {
 
 impl Client for Consumer {
     fn step(&mut self, context: &mut Context) -> Verdict {
+        if context.now_ns() < self.paused_until_ns {
+            return Ok(());
+        }
         self.poll_coordinator(context)?;
         self.poll_data(context)?;
         if !self.coordinator.is_open(context) {
@@ -690,6 +734,9 @@ impl Client for Consumer {
         }
         if now >= self.next_heartbeat_ns {
             self.heartbeat(context);
+            if self.subscriber.is_some() && !context.finishing && context.rng.chance(0.05) {
+                self.pause(context);
+            }
         }
         if now >= self.next_commit_ns {
             self.commit(context);
@@ -714,7 +761,8 @@ impl Client for Consumer {
             _ => self.retry_ns,
         };
         let up = self.coordinator.socket().is_some();
-        if up { wires.min(own.max(MILLISECOND_NS)) } else { wires }
+        let wake = if up { wires.min(own.max(MILLISECOND_NS)) } else { wires };
+        wake.max(self.paused_until_ns)
     }
 
     fn sockets(&self) -> Vec<SocketId> {
@@ -729,6 +777,10 @@ impl Client for Consumer {
                     && (self.processing || owned.committed.max(0) >= owned.cursor.next.min(1)))
         };
         self.phase == Phase::Run && self.owned.iter().all(seen)
+    }
+
+    fn shares(&self) -> Option<(&str, Vec<Place>)> {
+        self.subscriber.as_ref().map(|_| (self.group.as_str(), self.owned()))
     }
 
     fn describe(&self) -> String {

@@ -7,6 +7,7 @@ use ringlog::protocol::Uuid;
 
 use super::clients::Entry;
 use super::log_model::{Verdict, ensure};
+use super::ownership::Ownership;
 
 /// Topic id and partition.
 pub type Place = ([u8; 16], i32);
@@ -133,6 +134,7 @@ pub struct History {
     committed: BTreeMap<(String, Place), i64>,
     /// The whole of each log at the end, and what of it is committed.
     logs: BTreeMap<Place, FinalLog>,
+    pub ownership: Ownership,
     pub power_cuts: u32,
     pub acks: u64,
     pub reads: u64,

@@ -14,17 +14,20 @@ pub struct Processor {
     group: String,
     number: u64,
     consumer: Consumer,
+    /// Its group is one of the newer protocol.
+    newer: bool,
     transactor: Transactor,
     restarting: bool,
     next_ns: u64,
 }
 
 impl Processor {
-    pub fn new(context: &mut Context, group: &str, id: &str, number: u64) -> Processor {
+    pub fn new(context: &mut Context, group: &str, id: &str, number: u64, newer: bool) -> Processor {
         Processor {
             group: group.to_string(),
             number,
-            consumer: Consumer::processing(group, number),
+            consumer: member(group, number, newer),
+            newer,
             transactor: Transactor::new(context, id, number, false),
             restarting: false,
             next_ns: 0,
@@ -71,6 +74,11 @@ impl Processor {
     }
 }
 
+fn member(group: &str, number: u64, newer: bool) -> Consumer {
+    let member = Consumer::processing(group, number);
+    if newer { member.newer() } else { member }
+}
+
 impl Client for Processor {
     fn step(&mut self, context: &mut Context) -> Verdict {
         self.transactor.step(context)?;
@@ -80,7 +88,7 @@ impl Client for Processor {
         if self.transactor.is_down() != self.restarting {
             self.restarting = self.transactor.is_down();
             self.consumer.die(context);
-            self.consumer = Consumer::processing(&self.group, self.number);
+            self.consumer = member(&self.group, self.number, self.newer);
         }
         if self.restarting || !Self::has_work(context) {
             return Ok(());

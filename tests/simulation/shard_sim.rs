@@ -23,11 +23,13 @@ use super::consumer::Consumer;
 use super::history::{History, Outcome, Place, Role};
 use super::log_model::{Verdict, ensure};
 use super::others::{Admin, Garbage, Sleeper, Verifier};
+use super::ownership;
 use super::processor::Processor;
 use super::producer::Producer;
 use super::sim_io::rng::Rng;
 use super::sim_io::sim_disk::DiskFaults;
 use super::sim_io::{Crash, SimIo, SimOptions, SimWaker, SimWorld};
+use super::subscriber::SESSION_MS;
 use super::transactor::Transactor;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -90,6 +92,8 @@ pub enum Workload {
     Transactions,
     /// The same over topics some of which are compacted.
     Compaction,
+    /// The same with members of the newer group protocol, beside the classic ones and in their place.
+    Members,
 }
 
 /// One run. Answers the trace hash, or what went wrong.
@@ -126,7 +130,7 @@ pub fn run(workload: Workload, seed: u64) -> Result<(u64, Counts), String> {
     let mut sim = Sim { context, config, dirs, shards, pools, clients, wakes, workload, jumped_ms: 0 };
     match workload {
         Workload::Mixed => sim.add_clients(&mut rng),
-        Workload::Transactions | Workload::Compaction => sim.add_transactions(&mut rng),
+        Workload::Transactions | Workload::Compaction | Workload::Members => sim.add_transactions(&mut rng),
     }
     sim.run()?;
     let history = &sim.context.history;
@@ -163,6 +167,13 @@ fn configure(workload: Workload, rng: &mut Rng, dirs: &[PathBuf]) -> Result<Brok
         // So that the broker's own topics are compacted too.
         settings.add_set(&format!("log.roll.ms={}", rng.pick(&[500, 5_000])));
         settings.add_set("log.cleaner.min.cleanable.ratio=0.01");
+    }
+    if workload == Workload::Members {
+        settings.add_set("group.consumer.min.session.timeout.ms=1000");
+        settings.add_set(&format!("group.consumer.session.timeout.ms={SESSION_MS}"));
+        settings.add_set("group.consumer.min.heartbeat.interval.ms=1000");
+        settings.add_set("group.consumer.heartbeat.interval.ms=2000");
+        settings.add_set(&format!("group.consumer.assignment.interval.ms={}", rng.pick(&[0, 1_000])));
     }
     let (config, _) = settings.resolve().map_err(|error| format!("configuration: {error}"))?;
     Ok(config)
@@ -207,9 +218,17 @@ impl Sim {
             let group = format!("group-{}", rng.below(2));
             self.clients.push(Box::new(Consumer::new(&group, number, rng.chance(0.7))));
         }
+        let members = self.workload == Workload::Members;
+        if members {
+            for number in 0..rng.range(1, 5) {
+                let group = format!("newer-{}", rng.below(2));
+                self.clients.push(Box::new(Consumer::new(&group, number, rng.chance(0.7)).newer()));
+            }
+        }
+        let newer = members && rng.chance(0.7);
         for number in 0..rng.below(4) {
             let id = format!("processor-{}", rng.below(3));
-            let processor = Processor::new(&mut self.context, "processors", &id, 10 + number);
+            let processor = Processor::new(&mut self.context, "processors", &id, 10 + number, newer);
             self.clients.push(Box::new(processor));
         }
         self.wakes = vec![0; self.clients.len()];
@@ -440,7 +459,8 @@ impl Sim {
                 .filter(|client| !client.is_done(&self.context))
                 .map(|client| client.describe())
                 .collect();
-            let orphans = self.orphans();
+            let mut orphans = self.orphans();
+            orphans.extend(self.unshared());
             if waiting.is_empty() && orphans.is_empty() {
                 return Ok(());
             }
@@ -464,6 +484,22 @@ impl Sim {
             orphans.map(|place| (group.to_string(), *place)).collect::<Vec<_>>()
         };
         owned.into_iter().flat_map(orphans).collect()
+    }
+
+    /// Partitions that a group of the newer protocol has not shared out, or not well.
+    fn unshared(&self) -> Vec<(String, Place)> {
+        let mut owned: BTreeMap<&str, Vec<Place>> = BTreeMap::new();
+        for (group, places) in self.clients.iter().filter_map(|client| client.shares()) {
+            owned.entry(group).or_default().extend(places);
+        }
+        let live = self.context.history.live();
+        let wanted: Vec<Place> =
+            live.flat_map(|topic| (0..topic.partitions).map(|partition| (topic.id.0, partition))).collect();
+        let unshared = |(group, owned): (&str, Vec<Place>)| {
+            let places = ownership::unshared(&wanted, &owned);
+            places.into_iter().map(|place| (group.to_string(), place)).collect::<Vec<_>>()
+        };
+        owned.into_iter().flat_map(unshared).collect()
     }
 
     // ---- steps ----
