@@ -294,10 +294,39 @@ fn a_read_cut_off_behind_an_index_entry_leaves_the_start_where_it_is() {
     scene.start(1, std::slice::from_ref(&of));
     let log = scene.open(0, &of);
     assert_eq!(scene.read(0, log, 0, 10_000).0, Some(0));
-    // Only a part of the batch fits: nothing of it has been passed.
+    // The batch does not fit: nothing of it has been passed.
     for offset in 1..100 {
-        assert_eq!(scene.read(0, log, offset, 100), (None, 100), "at {offset}");
+        assert_eq!(scene.read(0, log, offset, 100), (None, 0), "at {offset}");
         assert_eq!(scene.read(0, log, 0, 10_000).0, Some(0), "after a read at {offset}");
+    }
+}
+
+#[test]
+fn a_read_ends_with_the_last_batch_that_fits() {
+    let of = topic("t", 1);
+    let mut scene = Scene::new(1, 1);
+    let log = scene.create(0, &of);
+    scene.append(0, log, 100, 2_000);
+    scene.acknowledged(0, log);
+    let batch = scene.read(0, log, 0, 1 << 20).1 / 100;
+    // From the tail, from the segment, and from the segment on the disk: across what one read of it brings, too.
+    for place in ["tail", "memory", "disk"] {
+        for offset in [0, 7, 61, 62, 63] {
+            let (first, bytes) = scene.read(0, log, offset, 5 * batch + batch / 2);
+            assert_eq!(first, Some(offset), "{place}");
+            assert!(
+                bytes > 0 && bytes % batch == 0 && bytes <= 5 * batch,
+                "{place}: {bytes} of {batch} each"
+            );
+        }
+        match place {
+            "tail" => scene.pass_ms(20_000),
+            _ => {
+                scene.stop();
+                scene.start(1, std::slice::from_ref(&of));
+                assert_eq!(scene.open(0, &of), log);
+            }
+        }
     }
 }
 

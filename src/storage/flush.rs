@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::cache::PieceKey;
+use super::cache::{PieceKey, Source};
 use super::checkpoint::{PARTITION_METADATA_FILE, format_partition_metadata};
 use super::jobs::{FileKey, JobError, Step, exchange_file, sync_dir};
 use super::leader_epoch::LEADER_EPOCH_FILE;
@@ -341,7 +341,7 @@ impl Storage {
         }
         let key =
             PieceKey { log: end.log, segment: end.segment, kind: FileKind::Log, start: end.image_start };
-        self.cache.insert(key, end.image, true, end.sound);
+        self.cache.insert(key, end.image, Source::Written, end.sound);
         for kind in INDEX_KINDS {
             self.cache.remove(PieceKey { kind, start: 0, ..key });
         }

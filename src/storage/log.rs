@@ -253,23 +253,35 @@ pub fn read_tail(log: &Log, offset: i64, take: &mut Take, out: &mut Vec<Slice>) 
         if run.next_offset > take.end_offset {
             end = position_of(&run.slice, start, |header| header.base_offset >= take.end_offset);
         }
-        let mut len = end - start;
-        if take.whole && len > 0 {
-            let first = BatchHeader::parse(&run.slice[start..]).map_or(len, |header| header.size());
-            len = len.min(first.max(take.bytes_left));
-            take.whole = false;
-        } else {
-            len = len.min(take.bytes_left);
-        }
+        let len = whole_batches(&run.slice[start..end], take);
         take.bytes_left = take.bytes_left.saturating_sub(len);
         bytes += len;
-        next_offset = run.next_offset.min(take.end_offset.max(offset));
-        push_slice(out, run.slice.slice(start, len));
+        if len > 0 {
+            take.whole = false;
+            next_offset = run.next_offset.min(take.end_offset.max(offset));
+            push_slice(out, run.slice.slice(start, len));
+        }
         if start + len < run.slice.len() {
             break;
         }
     }
     (bytes, next_offset)
+}
+
+/// How many bytes of a run's batches may be taken: a reader can make nothing of a part of one.
+fn whole_batches(run: &[u8], take: &Take) -> usize {
+    if run.len() <= take.bytes_left {
+        return run.len();
+    }
+    let first = BatchHeader::parse(run).map_or(run.len(), |header| header.size());
+    let most = if take.whole { take.bytes_left.max(first) } else { take.bytes_left };
+    let mut len = 0;
+    while let Ok(header) = BatchHeader::parse(&run[len..])
+        && len + header.size() <= most
+    {
+        len += header.size();
+    }
+    len
 }
 
 /// Adds a slice, joined to the last where they adjoin.

@@ -6,48 +6,29 @@
 //! looked at: one that cannot stand where it does is an error, and nothing behind it is served. A batch that came from
 //! the disk is checked against its checksum once, before the first reader gets it.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
-use std::sync::Arc;
+mod disk;
 
-use super::aborted;
+use std::ops::Range;
+
+pub(super) use self::disk::Reads;
 use super::cache::PieceKey;
-use super::jobs::{FileKey, JobError, Step};
 use super::log::{Cursor, Take, push_slice, read_tail};
 use super::names::FileKind;
 use super::offset_index;
-use super::store::{End, Storage};
-use super::time_index;
+use super::store::Storage;
 use super::types::*;
-use crate::io::buffer::{AlignedBuf, Slice};
-use crate::io::{BLOCK_BYTES, Io};
+use crate::io::Io;
+use crate::io::buffer::Slice;
 use crate::record::batch::CHECKED_FROM;
 use crate::record::{BATCH_OVERHEAD, BatchHeader, crc32c};
 
 /// What a miss reads: little for a reader out of nowhere, more for one that goes on.
 const READ_BYTES: u32 = 128 << 10;
 const READ_SEQUENTIAL_BYTES: u32 = 512 << 10;
-/// Chunks asked for ahead of a sequential reader.
-const READ_AHEAD: u32 = 2;
-/// Disk reads under way at once, reads ahead not counted beyond half of it.
-const READS_MAX: usize = 64;
+/// What memory is to hold ahead of a sequential reader.
+const READ_AHEAD_BYTES: u32 = 1 << 20;
 /// A segment smaller than this is scanned from its start instead of using its index.
 const INDEX_FROM_BYTES: u32 = 64 << 10;
-
-/// The disk reads under way; whether a flush waits for one.
-#[derive(Debug, Default)]
-pub(super) struct Reads {
-    under_way: BTreeMap<PieceKey, bool>,
-    /// Logs with a read that failed in the turn before, and in this one.
-    failed: [Vec<LogId>; 2],
-}
-
-impl Reads {
-    /// Whether a read of one of these segments is under way.
-    pub fn touch(&self, log: LogId, segments: std::ops::RangeInclusive<i64>) -> bool {
-        self.under_way.keys().any(|key| key.log == log && segments.contains(&key.segment))
-    }
-}
 
 /// Why a walk over a segment stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +51,7 @@ pub(super) struct Walk {
     pub next_offset: i64,
     /// All batches before the position lie below `next_offset`: not so when an index gave the position.
     exact: bool,
-    /// Behind the last batch that was taken, be it in part.
+    /// Behind the last batch that was taken.
     taken_end: i64,
     window: Option<(u32, Slice)>,
     /// Where the batches that begin in the window need no check.
@@ -100,6 +81,7 @@ impl Storage {
             let (bytes, next_offset) = read_tail(log, range.offset, &mut take, out);
             return Ok(ReadOutcome::Done { bytes, next_offset });
         }
+        self.cache.begin_read();
         self.read_segments(io, id, range.offset, &mut take, out)
     }
 
@@ -140,7 +122,9 @@ impl Storage {
             Some(walk) => walk,
             None => return Ok(ReadOutcome::Pending),
         };
-        let sequential = self.logs.get(id).is_some_and(|log| log.find_cursor(offset).is_some());
+        // Who begins where a log does is about to go through it, too.
+        let goes_on = self.logs.get(id).is_some_and(|log| log.find_cursor(offset).is_some());
+        let sequential = goes_on || walk.position == 0;
         let mut bytes = 0;
         let mut tail_end = None;
         loop {
@@ -195,16 +179,16 @@ impl Storage {
         if !sequential {
             return;
         }
-        for ahead in 0..READ_AHEAD {
-            let position = u64::from(walk.position) + u64::from(ahead * READ_SEQUENTIAL_BYTES);
-            let Ok(position) = u32::try_from(position) else { return };
-            if position >= walk.flushed || self.reads.under_way.len() >= READS_MAX / 2 {
-                return;
+        let end = walk.position.saturating_add(READ_AHEAD_BYTES).min(walk.flushed);
+        let mut position = walk.position;
+        while position < end && self.reads.may_read_ahead() {
+            if let Some(end) = self.cache.end_of(walk.log, walk.segment, position) {
+                position = end;
+                continue;
             }
-            if self.cache.get(walk.log, walk.segment, position).is_none() {
-                // A read ahead that finds no memory is one that is not needed.
-                let _ = self.read_chunk(io, walk, position, READ_SEQUENTIAL_BYTES);
-            }
+            // A read ahead that finds no memory is one that is not needed.
+            let Ok(end) = self.read_chunk(io, walk, position, READ_SEQUENTIAL_BYTES) else { return };
+            position = end;
         }
     }
 
@@ -230,27 +214,20 @@ impl Storage {
                 continue;
             }
             let size = header.size();
-            let len = if take.whole { size } else { size.min(take.bytes_left) };
-            // A reader can make nothing of a part of a batch: no need to check it.
-            if len == size && self.is_sound(walk, &header) == Ok(false) {
-                return Err(Stop::Corrupt);
-            }
-            let before = out.len();
-            let taken = self.push_bytes(walk, len as u32, out);
-            if taken < len as u32 && *bytes == 0 && take.whole {
-                out.truncate(before);
-                return Err(Stop::Missing(walk.position + taken));
-            }
-            take.bytes_left = take.bytes_left.saturating_sub(taken as usize);
-            take.whole = false;
-            walk.taken_end = header.next_offset();
-            *bytes += taken as usize;
-            if (taken as usize) < len {
-                return Err(Stop::Missing(walk.position + taken));
-            }
-            if len < size {
+            if size > take.bytes_left && !take.whole {
+                // A reader can make nothing of a part of a batch.
+                take.bytes_left = 0;
                 return Ok(false);
             }
+            if self.is_sound(walk, &header)? {
+                self.push_bytes(walk, size as u32, out)?;
+            } else {
+                return Err(Stop::Corrupt);
+            }
+            take.bytes_left = take.bytes_left.saturating_sub(size);
+            take.whole = false;
+            walk.taken_end = header.next_offset();
+            *bytes += size;
             walk.skip(&header);
         }
         Ok(true)
@@ -266,6 +243,9 @@ impl Storage {
         }
         let mut behind = walk.clone();
         let mut crc = 0;
+        if !in_one_piece && self.is_known_sound(&mut behind, batch.clone())? {
+            return Ok(true);
+        }
         let mut at = batch.start + CHECKED_FROM as u32;
         while at < batch.end {
             let (start, window) = self.window(&mut behind, at).ok_or(Stop::Missing(at))?;
@@ -290,16 +270,31 @@ impl Storage {
         Ok(true)
     }
 
-    /// Adds `len` bytes from the walk's position as far as memory has them. Returns how many.
-    fn push_bytes(&mut self, walk: &mut Walk, len: u32, out: &mut Vec<Slice>) -> u32 {
+    /// Whether all pieces that a batch lies in were there when it was checked.
+    fn is_known_sound(&mut self, walk: &mut Walk, batch: Range<u32>) -> Result<bool, Stop> {
+        let mut at = batch.start;
+        while at < batch.end {
+            let (start, window) = self.window(walk, at).ok_or(Stop::Missing(at))?;
+            let end = (at + window.len() as u32 - start).min(batch.end);
+            if at < walk.sound.start || end > walk.sound.end {
+                return Ok(false);
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+
+    /// Adds the `len` bytes from the walk's position on, all of which memory has.
+    fn push_bytes(&mut self, walk: &mut Walk, len: u32, out: &mut Vec<Slice>) -> Result<(), Stop> {
         let mut taken = 0;
         while taken < len {
-            let Some((at, window)) = self.window(walk, walk.position + taken) else { break };
-            let have = (window.len() as u32 - at).min(len - taken);
-            push_slice(out, window.slice(at as usize, have as usize));
+            let at = walk.position + taken;
+            let (start, window) = self.window(walk, at).ok_or(Stop::Missing(at))?;
+            let have = (window.len() as u32 - start).min(len - taken);
+            push_slice(out, window.slice(start as usize, have as usize));
             taken += have;
         }
-        taken
+        Ok(())
     }
 
     /// The piece of memory that holds `position`, and where in it.
@@ -433,123 +428,6 @@ impl Storage {
         self.start_read(io, key, len.max(1), false)?;
         Ok(None)
     }
-
-    /// Reads the chunk of the walk's segment that holds `position`.
-    pub(super) fn read_chunk(
-        &mut self,
-        io: &mut impl Io,
-        walk: &Walk,
-        position: u32,
-        chunk: u32,
-    ) -> Result<(), ReadError> {
-        let start = position - position % BLOCK_BYTES as u32;
-        let mut end = u64::from(start) + u64::from(chunk);
-        if let Some(next) = self.cache.next_start(walk.log, walk.segment, position) {
-            end = end.min(u64::from(next));
-        }
-        let end = end.min(u64::from(walk.flushed)) as u32;
-        let key = PieceKey { log: walk.log, segment: walk.segment, kind: FileKind::Log, start };
-        self.start_read(io, key, end - start, false)
-    }
-
-    /// Reads the block that a segment ends in, for the flush that goes on in it.
-    pub(super) fn read_for_flush(&mut self, io: &mut impl Io, log: LogId, segment: i64, start: u32) {
-        let key = PieceKey { log, segment, kind: FileKind::Log, start };
-        // It takes no memory from the pool, so it cannot fail to start.
-        let _ = self.start_read(io, key, BLOCK_BYTES as u32, true);
-    }
-
-    fn start_read(
-        &mut self,
-        io: &mut impl Io,
-        key: PieceKey,
-        len: u32,
-        for_flush: bool,
-    ) -> Result<(), ReadError> {
-        if let Some(waiting) = self.reads.under_way.get_mut(&key) {
-            *waiting |= for_flush;
-            return Ok(());
-        }
-        let swapping = self.logs.get(key.log).and_then(|log| log.swapping);
-        if swapping.is_some_and(|(first, last)| (first..=last).contains(&key.segment)) {
-            // The end of the swap tells all readers of the log.
-            return Ok(());
-        }
-        if !for_flush && self.reads.under_way.len() >= READS_MAX {
-            return Err(ReadError::NoMemory);
-        }
-        let len = (len as usize).next_multiple_of(BLOCK_BYTES);
-        let buf = if for_flush {
-            AlignedBuf::unbudgeted(len)
-        } else {
-            self.allocate(len).ok_or(ReadError::NoMemory)?
-        };
-        let Some(log) = self.logs.get(key.log) else { return Err(ReadError::UnknownLog) };
-        let place = Arc::clone(&log.path);
-        let file = FileKey { log: key.log, base_offset: key.segment, kind: key.kind };
-        let steps = VecDeque::from([
-            Step::Use { key: file, dir: place, create: false },
-            Step::Read { offset: u64::from(key.start), len, buf: Some(buf) },
-        ]);
-        let dir = log.dir;
-        self.reads.under_way.insert(key, for_flush);
-        self.jobs.start(io, dir, Some(key.log), steps, End::Read(key));
-        Ok(())
-    }
-
-    pub(super) fn read_ended(
-        &mut self,
-        key: PieceKey,
-        buf: Option<(AlignedBuf, usize)>,
-        error: Option<JobError>,
-    ) {
-        let for_flush = self.reads.under_way.remove(&key).unwrap_or(false);
-        if for_flush {
-            self.work_running -= 1;
-        }
-        let Some(log) = self.logs.get_mut(key.log) else { return };
-        if for_flush {
-            self.work.push_back(key.log);
-        }
-        self.events.push_back(Event::ReadReady { log: key.log });
-        let Some(segment) = log.segment_mut(key.segment) else { return };
-        let bytes = match (error, buf) {
-            (None, Some((buf, len))) => Ok(buf.freeze().slice(0, len)),
-            (error, _) => Err(error.map_or_else(String::new, |error| error.to_string())),
-        };
-        let bytes = match (key.kind, bytes) {
-            (FileKind::Log, Ok(bytes)) => {
-                let len = bytes.len().min(segment.flushed.saturating_sub(key.start) as usize);
-                if len > 0 {
-                    Ok(bytes.slice(0, len))
-                } else {
-                    Err("the file is shorter than its data".to_string())
-                }
-            }
-            (FileKind::TransactionIndex, Ok(bytes)) => aborted::usable(bytes, segment),
-            (kind, Ok(bytes)) => Ok(usable_index(bytes, kind, segment.flushed)),
-            (FileKind::Log | FileKind::TransactionIndex, error) => error,
-            // Without its index a segment is read from its start.
-            (_, Err(_)) => Ok(Slice::copy_of(&[])),
-        };
-        match bytes {
-            Ok(bytes) => self.cache.insert(key, bytes, for_flush, 0..0),
-            Err(error) => {
-                tracing::error!(log = %log.tp, segment = key.segment, %error, "a segment could not be read");
-                log.flags.read_failed = true;
-                self.reads.failed[1].push(key.log);
-            }
-        }
-    }
-}
-
-/// The entries of an index that make sense.
-fn usable_index(bytes: Slice, kind: FileKind, flushed: u32) -> Slice {
-    let sane = match kind {
-        FileKind::OffsetIndex => offset_index::check(&bytes, u64::from(flushed)).is_ok(),
-        _ => time_index::check(&bytes).is_ok(),
-    };
-    if sane { bytes } else { bytes.slice(0, 0) }
 }
 
 impl Walk {

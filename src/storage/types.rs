@@ -252,7 +252,7 @@ pub struct ReadRange {
     pub offset: i64,
     /// It takes no batch that begins here or later: normally the high watermark.
     pub end_offset: i64,
-    /// The last batch is cut where this many bytes end.
+    /// It takes no batch that ends behind so many bytes.
     pub max_bytes: usize,
     /// The first batch is whole, however large.
     pub at_least_one: bool,

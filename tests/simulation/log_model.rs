@@ -142,6 +142,11 @@ impl LogModel {
                 return Err(format!("{tp}: {range:?} gave {more} bytes beyond what it may see"));
             };
             let len = batch.bytes.len().min(got.len() - at);
+            ensure!(
+                len == batch.bytes.len(),
+                "{tp}: {range:?} gave {len} bytes of the batch at {}",
+                batch.base
+            );
             let same = batch.bytes[..len] == got[at..at + len];
             ensure!(
                 same,
