@@ -79,7 +79,7 @@ fn dump(path: &Path, records: bool, sink: &mut Sink) -> Result<(), Failure> {
     if path.parent().and_then(Path::file_name).is_some_and(|dir| dir == "metadata") {
         return metadata::dump(&read(path)?, sink);
     }
-    if let Some(incarnation) = parse_file_name(&name) {
+    if let Some((incarnation, _)) = parse_file_name(&name) {
         return journal::dump(&read(path)?, incarnation, sink);
     }
     if let Some(file) = FileName::parse(&name) {

@@ -129,6 +129,7 @@ pub struct StorageConfig {
     /// 0: a quarter of the memory.
     pub read_cache_bytes: u64,
     pub journal_file_bytes: u64,
+    pub journal_cached: bool,
     pub journal_max_bytes: u64,
     pub flush_interval_ms: u64,
     pub retention_check_interval_ms: u64,

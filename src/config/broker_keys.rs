@@ -286,6 +286,8 @@ pub const RINGLOG_KEYS: &[Key] = &[
         "The largest body of an HTTP request."),
     key("ringlog.io.driver", String, Some("auto"), OneOf(&["auto", "uring", "poll"]), ReadOnly,
         "How the kernel is asked: `uring` (io_uring) or `poll` (epoll and a small thread pool). `auto`: io_uring where kernel, container and file systems allow it, else epoll, said at start. With `uring` the broker refuses to start where it may not use it."),
+    key("ringlog.journal.cached", Boolean, Some("true"), Any, ReadOnly,
+        "Whether the journal of records acknowledged at level `written` goes into the kernel's page cache: they survive the end of the process there, as the level promises, and wait for no device. `false`: all of it is written past the page cache, as that of durable records always is."),
     key("ringlog.journal.file.bytes", Long, Some("67108864"), Range(1_048_576, 4_294_967_296), ReadOnly,
         "The size of one journal file."),
     key("ringlog.journal.max.bytes", Long, Some("536870912"), Range(4_194_304, 1_099_511_627_776), ReadOnly,

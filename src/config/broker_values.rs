@@ -157,6 +157,7 @@ impl Values {
             tail_max_bytes: self.unsigned("ringlog.tail.max.bytes"),
             read_cache_bytes: self.unsigned("ringlog.read.cache.bytes"),
             journal_file_bytes: self.unsigned("ringlog.journal.file.bytes"),
+            journal_cached: self.boolean("ringlog.journal.cached"),
             journal_max_bytes: self.unsigned("ringlog.journal.max.bytes"),
             flush_interval_ms: self.unsigned("ringlog.flush.interval.ms"),
             retention_check_interval_ms: self.unsigned("log.retention.check.interval.ms"),

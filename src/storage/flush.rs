@@ -187,7 +187,8 @@ impl Storage {
     pub(super) fn finish_reclaim(&mut self, io: &mut impl Io, dir: usize) {
         let home = &mut self.dirs[dir];
         let Some(reclaim) = home.reclaim.take_if(|reclaim| reclaim.checkpointing) else { return };
-        let keep = (self.options.journal_max_bytes / self.options.journal_file_bytes.max(1)) as usize;
+        // Of both ways together, as much as is written before the next files are free.
+        let keep = (self.options.journal_max_bytes / self.options.journal_file_bytes.max(1) / 2) as usize;
         for (name, handle) in home.journal.free_files(reclaim.last_file, keep) {
             io.submit(Op::Close { handle }, super::store::close_token());
             let steps = VecDeque::from([Step::Unlink { path: home.journal_path.join(name) }]);

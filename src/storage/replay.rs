@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoint::{PARTITION_METADATA_FILE, format_partition_metadata};
 use super::journal::format::{Entry, EntryKind, FoundBlock, find_blocks, strange_bytes};
-use super::journal::parse_file_name;
+use super::journal::{Way, parse_file_name};
 use super::leader_epoch::{LEADER_EPOCH_FILE, LeaderEpochs};
 use super::load::{LoadedLog, sync_names};
 use super::names::FileKind;
@@ -75,7 +75,8 @@ type Located = (u64, usize, usize);
 fn replay_shard(io: &mut impl Io, files: &[&PathBuf], target: &mut impl Target) -> Result<(), StorageError> {
     let located = locate_blocks(io, files, target.report())?;
     let mut next = located.first().map_or(0, |block| block.0);
-    let mut open: Option<(usize, Vec<u8>, Vec<FoundBlock>)> = None;
+    // Of each way the file that is read.
+    let mut open: [Option<OpenJournal>; Way::ALL.len()] = [None, None];
     for (sequence, index, start) in located {
         if sequence > next {
             let lost = format!(
@@ -86,12 +87,11 @@ fn replay_shard(io: &mut impl Io, files: &[&PathBuf], target: &mut impl Target) 
             target.report().dropped.push(lost);
         }
         next = sequence + 1;
-        if open.as_ref().is_none_or(|open| open.0 != index) {
-            let bytes = read_journal(io, files[index])?;
-            let blocks = find_blocks(&bytes, incarnation(files[index]));
-            open = Some((index, bytes, blocks));
+        let open = &mut open[identity(files[index]).1 as usize];
+        if open.as_ref().is_none_or(|open| open.index != index) {
+            *open = Some(OpenJournal::read(io, files[index], index)?);
         }
-        let Some((_, bytes, blocks)) = &open else { continue };
+        let Some(OpenJournal { bytes, blocks, .. }) = &open else { continue };
         let Some(block) = blocks.iter().find(|block| block.start == start) else { continue };
         match block.check(bytes) {
             Ok(()) => replay_block(io, bytes, block, target)?,
@@ -102,6 +102,21 @@ fn replay_shard(io: &mut impl Io, files: &[&PathBuf], target: &mut impl Target) 
         }
     }
     Ok(())
+}
+
+/// A file whose blocks are being replayed.
+struct OpenJournal {
+    index: usize,
+    bytes: Vec<u8>,
+    blocks: Vec<FoundBlock>,
+}
+
+impl OpenJournal {
+    fn read(io: &mut impl Io, path: &Path, index: usize) -> Result<OpenJournal, StorageError> {
+        let bytes = read_journal(io, path)?;
+        let blocks = find_blocks(&bytes, identity(path).0);
+        Ok(OpenJournal { index, bytes, blocks })
+    }
 }
 
 /// The live blocks of a shard in their order. What stands behind the last of them is reported: the rest of a write that
@@ -115,13 +130,16 @@ fn locate_blocks(
     let mut first_live = 0;
     // The newest block of each file, and what is strange behind it.
     let mut ends: Vec<(u64, usize)> = Vec::new();
+    let mut newest = [0; Way::ALL.len()];
     for (index, path) in files.iter().enumerate() {
+        let (incarnation, way) = identity(path);
         let bytes = read_journal(io, path)?;
-        let blocks = find_blocks(&bytes, incarnation(path));
-        let newest = blocks.iter().max_by_key(|block| block.seal.sequence);
-        let (last, end) = newest
-            .map_or((0, 0), |block| (block.seal.sequence, block.start + block.seal.block_bytes as usize));
-        ends.push((last, strange_bytes(&bytes, end, incarnation(path))));
+        let blocks = find_blocks(&bytes, incarnation);
+        let last = blocks.iter().max_by_key(|block| block.seal.sequence);
+        let (last, end) =
+            last.map_or((0, 0), |block| (block.seal.sequence, block.start + block.seal.block_bytes as usize));
+        ends.push((last, strange_bytes(&bytes, end, incarnation)));
+        newest[way as usize] = last.max(newest[way as usize]);
         for block in blocks {
             first_live = first_live.max(block.seal.first_live);
             located.push((block.seal.sequence, index, block.start));
@@ -129,18 +147,18 @@ fn locate_blocks(
     }
     located.sort_unstable();
     located.retain(|block| block.0 >= first_live);
-    let newest = located.last().map_or(0, |block| block.0);
     for (path, (last, strange)) in files.iter().zip(ends) {
         // Behind an older block a gap in the numbers tells.
-        if strange > 0 && (last == newest || last == 0) {
+        if strange > 0 && (last == newest[identity(path).1 as usize] || last == 0) {
             report.cut.push(format!("{}: {strange} bytes behind block {last}: no block", path.display()));
         }
     }
     Ok(located)
 }
 
-fn incarnation(path: &Path) -> u64 {
-    path.file_name().and_then(|name| parse_file_name(&name.to_string_lossy())).unwrap_or(0)
+/// The incarnation and the way of a file that [`find_journals`] has found.
+fn identity(path: &Path) -> (u64, Way) {
+    path.file_name().and_then(|name| parse_file_name(&name.to_string_lossy())).unwrap_or((0, Way::Direct))
 }
 
 fn read_journal(io: &mut impl Io, path: &Path) -> Result<Vec<u8>, StorageError> {

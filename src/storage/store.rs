@@ -9,7 +9,7 @@ use super::cache::ReadCache;
 use super::checkpoint::{CLEANER_OFFSET_FILE, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE};
 use super::cleaner::{CleanEnd, Cleaner};
 use super::jobs::{Finished, Jobs, Step, sync_dir};
-use super::journal::{Journal, Touch};
+use super::journal::{Journal, Touch, Way};
 use super::load::{LoadOptions, LoadedLog, load};
 use super::log::{Log, Place, TailRun};
 use super::logs::Logs;
@@ -167,7 +167,9 @@ impl Storage {
     fn open_dir(&mut self, io: &mut impl Io, index: usize, path: PathBuf) -> Dir {
         let own = path.join(super::OWN_DIR);
         let journal_path = own.join(super::journal_dir_name(self.options.shard));
-        let mut journal = Journal::new(io.random(), self.options.journal_file_bytes);
+        let ways = if self.options.journal_cached { &Way::ALL[..] } else { &[Way::Direct] };
+        let plain_way = ways[ways.len() - 1];
+        let mut journal = Journal::new(io.random(), self.options.journal_file_bytes, plain_way);
         let mut online = true;
         let mut errors = Vec::new();
         for path in [&path, &own, &journal_path] {
@@ -177,9 +179,11 @@ impl Storage {
         // What recovery could not replay must not be written to.
         let left_over = io.list_dir(&journal_path).is_ok_and(|entries| !entries.is_empty());
         let unusable = left_over || self.options.offline_dirs.contains(&index);
-        match open_blocking(io, journal_path.join(journal.request_file()), JOURNAL_MODE) {
-            Ok(handle) => journal.add_file(handle),
-            Err(error) => errors.push(error),
+        for &way in ways {
+            match open_blocking(io, journal_path.join(journal.request_file(way)), journal_mode(way)) {
+                Ok(handle) => journal.add_file(handle),
+                Err(error) => errors.push(error),
+            }
         }
         for path in [&journal_path, &own, &path] {
             errors.extend(sync_dir_blocking(io, path).err());
@@ -504,13 +508,16 @@ impl Storage {
             home.clock.sync_began(io.now());
             io.submit(Op::Sync { file, data_only: true }, token(KIND_JOURNAL_SYNC, dir, 0));
         }
-        if home.journal.wants_file() && matches!(self.stop, StopPhase::Running | StopPhase::Draining) {
-            let path = home.journal_path.join(home.journal.request_file());
+        if matches!(self.stop, StopPhase::Running | StopPhase::Draining)
+            && let Some(way) = home.journal.wants_file()
+        {
+            let path = home.journal_path.join(home.journal.request_file(way));
+            let mode = journal_mode(way);
             let mut steps = VecDeque::new();
             sync_dir(&mut steps, &home.journal_path);
             // Created first, synced with its directory, then opened to be kept.
-            steps.push_front(Step::Open { path: path.clone(), mode: JOURNAL_MODE });
-            steps.push_back(Step::Open { path, mode: JOURNAL_MODE });
+            steps.push_front(Step::Open { path: path.clone(), mode });
+            steps.push_back(Step::Open { path, mode });
             self.jobs.start(io, dir, None, steps, End::JournalFile);
         }
     }
@@ -711,8 +718,10 @@ struct Placing {
     options: AppendOptions,
 }
 
-pub(super) const JOURNAL_MODE: OpenMode =
-    OpenMode { write: true, create: true, truncate: false, direct: true, directory: false };
+fn journal_mode(way: Way) -> OpenMode {
+    let direct = way == Way::Direct;
+    OpenMode { write: true, create: true, truncate: false, direct, directory: false }
+}
 
 /// Spreads the rolls of segments that began together.
 fn jitter(io: &mut impl Io, config: &LogConfig) -> i64 {

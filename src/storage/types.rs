@@ -119,6 +119,8 @@ pub struct StorageOptions {
     pub pool: BufferPool,
     /// A journal file is left for the next one when it has grown to this.
     pub journal_file_bytes: u64,
+    /// Journal blocks that hold nothing durable are written into the page cache.
+    pub journal_cached: bool,
     /// The journal files of a directory together; appends are refused ([`AppendError::Busy`]) beyond it.
     pub journal_max_bytes: u64,
     /// Journal blocks in memory that hold data not flushed to its segment; appends are refused beyond it.
@@ -172,6 +174,7 @@ impl StorageOptions {
             offline_dirs: Vec::new(),
             pool,
             journal_file_bytes: 64 << 20,
+            journal_cached: true,
             journal_max_bytes: 1 << 30,
             tail_max_bytes,
             flush_interval_ms: 5_000,

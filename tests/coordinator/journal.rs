@@ -66,7 +66,7 @@ fn files(dir: &Path) -> Vec<(Vec<u8>, u64)> {
             continue;
         }
         for file in std::fs::read_dir(journal.path()).unwrap().map(Result::unwrap) {
-            if let Some(incarnation) = parse_file_name(&file.file_name().to_string_lossy()) {
+            if let Some((incarnation, _)) = parse_file_name(&file.file_name().to_string_lossy()) {
                 found.push((std::fs::read(file.path()).unwrap(), incarnation));
             }
         }

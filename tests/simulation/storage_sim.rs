@@ -203,6 +203,7 @@ impl Sim {
     fn options(&mut self, shard: u32, pool: &BufferPool) -> StorageOptions {
         let mut options = StorageOptions::new(shard, self.dirs.clone(), pool.clone());
         options.journal_file_bytes = 4096 << self.rng.range(4, 9);
+        options.journal_cached = self.rng.chance(0.7);
         options.journal_max_bytes = options.journal_file_bytes * self.rng.range(4, 16);
         options.tail_max_bytes = POOL_BYTES / 4;
         options.flush_interval_ms = *self.rng.pick(&[10, 100, 1000, 5000]);

@@ -119,7 +119,7 @@ fn journalled(of: &[TopicPartition], appends: &[(usize, usize)]) -> Scene {
 
 fn blocks(path: &Path, bytes: &[u8]) -> Vec<FoundBlock> {
     let name = path.file_name().unwrap().to_string_lossy();
-    find_blocks(bytes, parse_file_name(&name).unwrap())
+    find_blocks(bytes, parse_file_name(&name).unwrap().0)
 }
 
 /// Whether nothing is written at a byte of a block: it lies behind the batches and before the directory.

@@ -1,9 +1,11 @@
 //! The journal of one directory: what every append of the shard goes through before it is acknowledged.
 //!
-//! Appends fill a chunk of memory; what a turn has gathered is sealed as a block ([`format`]) and written in one direct
-//! write. What arrives while writes are in flight forms the next block: group commit without a timer. Several writes may
+//! Appends fill a chunk of memory; what a turn has gathered is sealed as a block ([`format`]) and written in one write.
+//! What arrives while writes are in flight forms the next block: group commit without a timer. Several writes may
 //! be in flight, acknowledgement is in the order of the blocks. A block's batches are read by consumers from the very
 //! memory that was written, small ones from copies of their own ([`chunks`], which also counts what is still needed).
+//!
+//! Two ways lead to the disk ([`Way`]), each with files of its own: writes of both to one file would drop each other's pages.
 //!
 //! Durable blocks: a write with data sync covers itself alone, so it is used only when everything before it is on
 //! stable media; otherwise the file is synced after the write. A failed sync is never repeated: the directory fails.
@@ -31,6 +33,20 @@ const WRITES_MAX: usize = 4;
 const SYNC_WRITES_MAX: usize = 2;
 /// A chunk with less room than this is left.
 const CHUNK_ROOM_MIN: usize = 2 * BLOCK_BYTES;
+
+/// How a block is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Past the page cache: what must be on stable media.
+    Direct,
+    /// Into the page cache: what must survive the process, not a power cut. No device is waited for, and as the files are written
+    /// over again and again, little of it ever reaches one.
+    Cached,
+}
+
+impl Way {
+    pub const ALL: [Way; 2] = [Way::Direct, Way::Cached];
+}
 
 /// A log's part in a block: its end offset after it, and its new start where one was set.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +87,7 @@ struct Block {
     chunk: u64,
     /// Must be on stable media before it is acknowledged.
     sync: bool,
+    way: Way,
     /// Was written with data sync.
     synced_write: bool,
     /// File number and offset, once given.
@@ -79,11 +96,14 @@ struct Block {
     touches: Vec<Touch>,
 }
 
-/// A journal file. The oldest is at the front of the queue, the one being written at the back.
+/// A journal file. The queue is in the order of their first blocks; of each way the last that is not closed is being written.
 #[derive(Debug)]
 struct File {
     number: u64,
     handle: Handle,
+    way: Way,
+    /// Gets no more blocks.
+    closed: bool,
     /// Bytes given to blocks.
     used_bytes: u64,
     first_sequence: u64,
@@ -96,10 +116,12 @@ struct File {
 }
 
 impl File {
-    fn new(number: u64, handle: Handle) -> File {
+    fn new(number: u64, handle: Handle, way: Way) -> File {
         File {
             number,
             handle,
+            way,
+            closed: false,
             used_bytes: 0,
             first_sequence: 0,
             in_flight: 0,
@@ -135,6 +157,8 @@ struct SyncRound {
 pub struct Journal {
     incarnation: u64,
     file_bytes: u64,
+    /// The way of blocks that need not survive a power cut.
+    plain_way: Way,
 
     /// What is being filled, and its number.
     chunk: Option<(u64, AppendBuf)>,
@@ -163,18 +187,19 @@ pub struct Journal {
 
     files: VecDeque<File>,
     spare_files: Vec<File>,
-    file_requested: bool,
+    file_requested: Option<Way>,
     /// A block waits for a file, be the last one ever so empty.
-    file_wanted: bool,
+    file_wanted: Option<Way>,
     next_file_number: u64,
     spare_touches: Vec<Vec<Touch>>,
 }
 
 impl Journal {
-    pub fn new(incarnation: u64, file_bytes: u64) -> Journal {
+    pub fn new(incarnation: u64, file_bytes: u64, plain_way: Way) -> Journal {
         Journal {
             incarnation,
             file_bytes,
+            plain_way,
             chunk: None,
             block_start: 0,
             directory: Directory::default(),
@@ -191,8 +216,8 @@ impl Journal {
             stalled: false,
             files: VecDeque::new(),
             spare_files: Vec::new(),
-            file_requested: false,
-            file_wanted: false,
+            file_requested: None,
+            file_wanted: None,
             next_file_number: 0,
             spare_touches: Vec::new(),
         }
@@ -318,6 +343,7 @@ impl Journal {
             data,
             chunk: *number,
             sync: self.sync,
+            way: if self.sync { Way::Direct } else { self.plain_way },
             synced_write: false,
             place: None,
             state: BlockState::Waiting,
@@ -366,40 +392,55 @@ impl Journal {
         Some(BlockWrite { sequence, file: file.handle, offset, data, sync: block.synced_write })
     }
 
-    /// Gives a block its place: behind the last one, or at the front of a fresh file.
+    /// Gives a block its place: behind the last one of its way, or at the front of a fresh file.
     fn place(&mut self, index: usize) -> Option<(u64, u64)> {
         let block = &self.blocks[index];
         let len = block.data.len() as u64;
-        let full = |file: &File| file.used_bytes > 0 && file.used_bytes + len > self.file_bytes;
-        if self.files.back().is_none_or(full) {
-            self.file_wanted = self.spare_files.is_empty();
-            let mut file = self.spare_files.pop()?;
+        let way = block.way;
+        let fits = |file: &File| file.used_bytes == 0 || file.used_bytes + len <= self.file_bytes;
+        if !self.current_file(way).is_some_and(fits) {
+            let Some(spare) = self.spare_files.iter().rposition(|file| file.way == way) else {
+                self.file_wanted = Some(way);
+                return None;
+            };
+            self.file_wanted = None;
+            let mut file = self.spare_files.swap_remove(spare);
             file.used_bytes = 0;
+            file.closed = false;
             file.first_sequence = block.sequence;
             self.files.push_back(file);
         }
-        let file = self.files.back_mut()?;
+        let file = self.files.iter_mut().rfind(|file| file.way == way)?;
         let offset = file.used_bytes;
         file.used_bytes += len;
         file.note(&block.touches);
         Some((file.number, offset))
     }
 
-    /// Whether another file should be made ready: the one in use is half full, or there is none.
-    pub fn wants_file(&self) -> bool {
-        let half_full = self.files.back().is_none_or(|file| file.used_bytes * 2 >= self.file_bytes);
-        (half_full || self.file_wanted) && self.spare_files.is_empty() && !self.file_requested
+    /// The file that the blocks of a way go to.
+    fn current_file(&self, way: Way) -> Option<&File> {
+        self.files.iter().rfind(|file| file.way == way).filter(|file| !file.closed)
+    }
+
+    /// Of which way another file should be made ready: a block waits for it, or the one in use is half full.
+    pub fn wants_file(&self) -> Option<Way> {
+        let wanted = |way: &Way| {
+            let half_full = |file: &File| file.used_bytes * 2 >= self.file_bytes;
+            let soon = self.file_wanted == Some(*way) || self.current_file(*way).is_some_and(half_full);
+            soon && !self.spare_files.iter().any(|file| file.way == *way)
+        };
+        if self.file_requested.is_some() { None } else { Way::ALL.into_iter().find(wanted) }
     }
 
     /// The name of the file to create; [`Journal::add_file`] follows.
-    pub fn request_file(&mut self) -> String {
-        self.file_requested = true;
-        file_name(self.incarnation, self.next_file_number)
+    pub fn request_file(&mut self, way: Way) -> String {
+        self.file_requested = Some(way);
+        file_name(self.incarnation, self.next_file_number, way)
     }
 
     pub fn add_file(&mut self, handle: Handle) {
-        self.file_requested = false;
-        self.spare_files.push(File::new(self.next_file_number, handle));
+        let way = self.file_requested.take().expect("a file was requested");
+        self.spare_files.push(File::new(self.next_file_number, handle, way));
         self.next_file_number += 1;
     }
 
@@ -519,16 +560,21 @@ impl Journal {
 
     // ---- reuse of files ----
 
-    /// The files but the one in use, and the logs whose data in them must be on stable media before they are reused.
-    pub fn checkpoint(&self) -> (Option<u64>, Vec<(LogId, i64)>) {
-        let full = self.files.len().saturating_sub(1);
+    /// The last of the files that can be freed, which are all but the newest, and the logs whose data in them must be on stable
+    /// media before. They get no more blocks: one that is seldom written to would keep all behind it.
+    pub fn checkpoint(&mut self) -> (Option<u64>, Vec<(LogId, i64)>) {
+        let old = self.files.len().saturating_sub(1);
+        for file in self.files.iter_mut().take(old) {
+            file.closed = true;
+        }
         let mut logs: Vec<(LogId, i64)> =
-            self.files.iter().take(full).flat_map(|file| file.logs.iter().copied()).collect();
+            self.files.iter().take(old).flat_map(|file| file.logs.iter().copied()).collect();
         compact(&mut logs);
-        (full.checked_sub(1).map(|last| self.files[last].number), logs)
+        (old.checked_sub(1).map(|last| self.files[last].number), logs)
     }
 
-    /// Frees the files up to number `last` after their checkpoint. Returns the names and handles of those not kept.
+    /// Frees the files up to number `last` after their checkpoint, and keeps so many of each way. Returns the names and handles
+    /// of the others.
     pub fn free_files(&mut self, last: u64, keep: usize) -> Vec<(String, Handle)> {
         let mut surplus = Vec::new();
         while let Some(file) = self.files.front()
@@ -539,10 +585,11 @@ impl Journal {
             if let Some(mut file) = self.files.pop_front() {
                 file.logs.clear();
                 file.unsynced = false;
-                if self.spare_files.len() < keep {
+                let alike = self.spare_files.iter().filter(|spare| spare.way == file.way).count();
+                if alike < keep {
                     self.spare_files.push(file);
                 } else {
-                    surplus.push((file_name(self.incarnation, file.number), file.handle));
+                    surplus.push((file_name(self.incarnation, file.number, file.way), file.handle));
                 }
             }
             if is_last {
@@ -555,20 +602,30 @@ impl Journal {
     /// Every file, at the end: its name and handle.
     pub fn take_files(&mut self) -> Vec<(String, Handle)> {
         let files = self.files.drain(..).chain(self.spare_files.drain(..));
-        files.map(|file| (file_name(self.incarnation, file.number), file.handle)).collect()
+        files.map(|file| (file_name(self.incarnation, file.number, file.way), file.handle)).collect()
     }
 }
 
 /// The name of a journal file; the incarnation in it authenticates its blocks.
-pub fn file_name(incarnation: u64, number: u64) -> String {
-    format!("{incarnation:016x}-{number:08}.journal")
+pub fn file_name(incarnation: u64, number: u64, way: Way) -> String {
+    let suffix = match way {
+        Way::Direct => "journal",
+        Way::Cached => "cached.journal",
+    };
+    format!("{incarnation:016x}-{number:08}.{suffix}")
 }
 
-/// The incarnation in a file name; `None` when it is no journal's.
-pub fn parse_file_name(name: &str) -> Option<u64> {
-    let (incarnation, number) = name.strip_suffix(".journal")?.split_once('-')?;
+/// The incarnation in a file name, and its way; `None` when it is no journal's.
+pub fn parse_file_name(name: &str) -> Option<(u64, Way)> {
+    let name = name.strip_suffix(".journal")?;
+    let (name, way) = match name.strip_suffix(".cached") {
+        Some(name) => (name, Way::Cached),
+        None => (name, Way::Direct),
+    };
+    let (incarnation, number) = name.split_once('-')?;
     number.parse::<u64>().ok()?;
-    (incarnation.len() == 16).then(|| u64::from_str_radix(incarnation, 16).ok())?
+    let incarnation = (incarnation.len() == 16).then(|| u64::from_str_radix(incarnation, 16).ok())??;
+    Some((incarnation, way))
 }
 
 #[cfg(test)]
@@ -578,13 +635,14 @@ mod tests {
 
     #[test]
     fn blocks_sealed_before_the_first_file_is_there_are_live() {
-        let mut journal = Journal::new(7, 1 << 20);
+        let mut journal = Journal::new(7, 1 << 20, Way::Direct);
         journal.add_chunk(AlignedBuf::unbudgeted(CHUNK_BYTES));
         for offset in 0..3 {
             journal.append(Uuid([1; 16]), 0, offset, 100, |space| space.fill(9));
             journal.seal();
         }
         assert!(journal.next_write().is_none(), "nowhere to go yet");
+        journal.request_file(Way::Direct);
         journal.add_file(Handle(1));
         let mut file = Vec::new();
         while let Some(write) = journal.next_write() {
@@ -594,5 +652,87 @@ mod tests {
         let live: Vec<(u64, u64)> =
             find_blocks(&file, 7).iter().map(|block| (block.seal.sequence, block.seal.first_live)).collect();
         assert_eq!(live, [(1, 1), (2, 1), (3, 1)]);
+    }
+
+    /// A journal with a file of each way, and the block that one append gives.
+    fn journal() -> Journal {
+        let mut journal = Journal::new(7, 1 << 20, Way::Cached);
+        for (index, way) in Way::ALL.into_iter().enumerate() {
+            journal.request_file(way);
+            journal.add_file(Handle(index as u32));
+        }
+        journal.add_chunk(AlignedBuf::unbudgeted(CHUNK_BYTES));
+        journal
+    }
+
+    fn block(journal: &mut Journal, offset: i64, sync: bool) -> BlockWrite {
+        if !journal.fits(100) {
+            journal.add_chunk(AlignedBuf::unbudgeted(CHUNK_BYTES));
+        }
+        journal.append(Uuid([1; 16]), 0, offset, 100, |space| space.fill(9));
+        let touch =
+            Touch { log: LogId { slot: 0, generation: 0 }, end_offset: offset + 1, start_offset: None };
+        journal.touch(touch, (0, 0), sync);
+        journal.seal();
+        journal.next_write().unwrap()
+    }
+
+    fn acknowledged(journal: &mut Journal) -> Vec<i64> {
+        let mut ends = Vec::new();
+        while let Some(touches) = journal.next_acknowledged() {
+            ends.extend(touches.iter().map(|touch| touch.end_offset));
+        }
+        ends
+    }
+
+    #[test]
+    fn each_way_has_its_file_and_acknowledgement_stays_in_order() {
+        let mut journal = journal();
+        let writes: Vec<BlockWrite> =
+            [(0, false), (1, true), (2, false)].map(|(at, sync)| block(&mut journal, at, sync)).into();
+        let (direct, cached) = (Handle(0), Handle(1));
+        assert_eq!(writes.iter().map(|write| write.file).collect::<Vec<_>>(), [cached, direct, cached]);
+        assert_eq!(writes[2].offset as usize, writes[0].data.len(), "behind the last of its way");
+        assert!(!writes[1].sync, "what lies before it is on no stable media yet");
+        journal.written(writes[2].sequence, true);
+        journal.written(writes[1].sequence, true);
+        assert!(acknowledged(&mut journal).is_empty());
+        journal.written(writes[0].sequence, true);
+        assert_eq!(acknowledged(&mut journal), [1]);
+        // The durable one waits for both files.
+        assert_eq!(journal.next_sync().unwrap(), [cached, direct]);
+        journal.file_synced();
+        assert!(acknowledged(&mut journal).is_empty());
+        journal.file_synced();
+        assert_eq!(acknowledged(&mut journal), [2, 3]);
+    }
+
+    #[test]
+    fn a_file_that_is_seldom_written_to_is_freed_with_those_behind_it() {
+        let mut journal = journal();
+        let first = block(&mut journal, 0, true);
+        journal.written(first.sequence, true);
+        for offset in 1..400 {
+            if let Some(way) = journal.wants_file() {
+                assert_eq!(way, Way::Cached, "the other is nearly empty");
+                journal.request_file(way);
+                journal.add_file(Handle(1 + offset as u32));
+            }
+            let write = block(&mut journal, offset, false);
+            journal.written(write.sequence, true);
+        }
+        acknowledged(&mut journal);
+        let before = journal.used_bytes();
+        let (last, logs) = journal.checkpoint();
+        assert_eq!(logs.len(), 1);
+        // What comes while the checkpoint is under way is not in it, so it must not be where it is thrown away.
+        journal.request_file(Way::Direct);
+        journal.add_file(Handle(1000));
+        let next = block(&mut journal, 400, true);
+        assert_eq!((next.file, next.offset), (Handle(1000), 0));
+        journal.written(next.sequence, true);
+        assert!(journal.free_files(last.unwrap(), 8).is_empty());
+        assert!(journal.used_bytes() <= 1 << 20 && before > 1 << 20, "{before}, {}", journal.used_bytes());
+        assert_eq!(journal.files.back().unwrap().handle, Handle(1000));
     }
 }
