@@ -137,8 +137,8 @@ impl Storage {
         }
         for dir in 0..self.dirs.len() {
             let home = &self.dirs[dir];
-            let full =
-                home.journal.used_bytes() * 100 > self.options.journal_max_bytes * JOURNAL_RECLAIM_PERCENT;
+            let full = home.journal.files().used_bytes() * 100
+                > self.options.journal_max_bytes * JOURNAL_RECLAIM_PERCENT;
             if full && home.online && home.reclaim.is_none() {
                 self.begin_reclaim(io, dir);
             }
@@ -146,7 +146,7 @@ impl Storage {
     }
 
     fn begin_reclaim(&mut self, io: &mut impl Io, dir: usize) {
-        let (Some(last_file), logs) = self.dirs[dir].journal.checkpoint() else { return };
+        let (Some(last_file), logs) = self.dirs[dir].journal.files_mut().checkpoint() else { return };
         for &(id, end_offset) in &logs {
             self.ask(id, end_offset, -1);
         }
@@ -189,7 +189,7 @@ impl Storage {
         let Some(reclaim) = home.reclaim.take_if(|reclaim| reclaim.checkpointing) else { return };
         // Of both ways together, as much as is written before the next files are free.
         let keep = (self.options.journal_max_bytes / self.options.journal_file_bytes.max(1) / 2) as usize;
-        for (name, handle) in home.journal.free_files(reclaim.last_file, keep) {
+        for (name, handle) in home.journal.files_mut().free(reclaim.last_file, keep) {
             io.submit(Op::Close { handle }, super::store::close_token());
             let steps = VecDeque::from([Step::Unlink { path: home.journal_path.join(name) }]);
             self.jobs.start(io, dir, None, steps, End::Nothing);

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::journal::Touched;
 use super::leader_epoch::LeaderEpochs;
 use super::producer_state::ProducerState;
 use super::segment::Segment;
@@ -88,7 +89,7 @@ pub struct Log {
     pub swapping: Option<(i64, i64)>,
 
     /// The log's place among the journal's touches.
-    pub touch: (u64, u32),
+    pub touched: Touched,
     /// Retention is done with the segments that begin below this.
     pub expired_to: i64,
     pub flags: Flags,
@@ -150,7 +151,7 @@ impl Log {
             names_synced: false,
             cleaned_offset: 0,
             swapping: None,
-            touch: (0, 0),
+            touched: Touched::default(),
             expired_to: i64::MIN,
             flags: Flags::default(),
             cursors: [nowhere; CURSORS],

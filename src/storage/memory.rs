@@ -19,7 +19,7 @@ impl Storage {
         let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
         let journal = &self.dirs[log.dir].journal;
         pinned + super::journal::CHUNK_BYTES <= self.options.tail_max_bytes
-            && journal.used_bytes() < self.options.journal_max_bytes
+            && journal.files().used_bytes() < self.options.journal_max_bytes
             && !journal.is_stalled()
     }
 

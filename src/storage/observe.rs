@@ -92,7 +92,7 @@ impl Storage {
         let state = |dir: &Dir| DirState {
             path: dir.path.display().to_string(),
             online: dir.online,
-            journal_bytes: dir.journal.used_bytes(),
+            journal_bytes: dir.journal.files().used_bytes(),
             tail_bytes: dir.journal.pinned_bytes(),
         };
         self.dirs.iter().map(state).collect()

@@ -89,7 +89,7 @@ impl Storage {
         let journal = &mut self.dirs[dir].journal;
         journal.append_log_start(log.tp.topic_id, log.tp.partition, before);
         let touch = Touch { log: id, end_offset: log.log_end_offset, start_offset: Some(before) };
-        log.touch = journal.touch(touch, log.touch, true);
+        journal.touch(touch, &mut log.touched, true);
         self.retire_segments(io, id, 0);
         Ok(before)
     }

@@ -131,7 +131,7 @@ impl Storage {
                 continue;
             }
             let mut steps = VecDeque::new();
-            for (name, handle) in home.journal.take_files() {
+            for (name, handle) in home.journal.files_mut().take() {
                 io.submit(Op::Close { handle }, close_token());
                 steps.push_back(Step::Unlink { path: home.journal_path.join(name) });
             }

@@ -180,8 +180,8 @@ impl Storage {
         let left_over = io.list_dir(&journal_path).is_ok_and(|entries| !entries.is_empty());
         let unusable = left_over || self.options.offline_dirs.contains(&index);
         for &way in ways {
-            match open_blocking(io, journal_path.join(journal.request_file(way)), journal_mode(way)) {
-                Ok(handle) => journal.add_file(handle),
+            match open_blocking(io, journal_path.join(journal.files_mut().request(way)), journal_mode(way)) {
+                Ok(handle) => journal.files_mut().add(handle),
                 Err(error) => errors.push(error),
             }
         }
@@ -365,7 +365,7 @@ impl Storage {
         }
         let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
         if pinned + chunk_bytes > self.options.tail_max_bytes
-            || self.dirs[dir].journal.used_bytes() >= self.options.journal_max_bytes
+            || self.dirs[dir].journal.files().used_bytes() >= self.options.journal_max_bytes
         {
             return Err(AppendError::Busy);
         }
@@ -410,7 +410,7 @@ impl Storage {
         log.bytes_since_snapshot += batch.len() as u64;
         log.epochs_dirty |= log.epochs.assign(options.leader_epoch, base_offset);
         let touch = Touch { log: id, end_offset: last_offset + 1, start_offset: None };
-        log.touch = home.journal.touch(touch, log.touch, options.level == AckLevel::Durable);
+        home.journal.touch(touch, &mut log.touched, options.level == AckLevel::Durable);
         if !std::mem::replace(&mut log.flags.dirty, true) {
             self.dirty.push_back((io.now(), id));
         }
@@ -509,9 +509,9 @@ impl Storage {
             io.submit(Op::Sync { file, data_only: true }, token(KIND_JOURNAL_SYNC, dir, 0));
         }
         if matches!(self.stop, StopPhase::Running | StopPhase::Draining)
-            && let Some(way) = home.journal.wants_file()
+            && let Some(way) = home.journal.files().wants()
         {
-            let path = home.journal_path.join(home.journal.request_file(way));
+            let path = home.journal_path.join(home.journal.files_mut().request(way));
             let mode = journal_mode(way);
             let mut steps = VecDeque::new();
             sync_dir(&mut steps, &home.journal_path);
@@ -606,7 +606,7 @@ impl Storage {
         let kept = matches!(end, End::JournalFile) && error.is_none() && self.dirs[dir].online;
         if let Some(handle) = file {
             if kept {
-                self.dirs[dir].journal.add_file(handle);
+                self.dirs[dir].journal.files_mut().add(handle);
             } else {
                 io.submit(Op::Close { handle }, token(KIND_CLOSE, 0, 0));
             }

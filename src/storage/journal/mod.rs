@@ -7,19 +7,23 @@
 //!
 //! Two ways lead to the disk ([`Way`]), each with files of its own: writes of both to one file would drop each other's pages.
 //!
-//! Durable blocks: a write with data sync covers itself alone, so it is used only when everything before it is on
-//! stable media; otherwise the file is synced after the write. A failed sync is never repeated: the directory fails.
+//! Durable blocks: a write with data sync covers itself alone, so it is used only when everything of its durable logs before it
+//! is on stable media ([`Touched`]); otherwise the files are synced after the write. A failed sync is never repeated: the directory
+//! fails.
 //! No space: the block keeps its place and is written again after a while; nothing was acknowledged, so nothing is
 //! taken back, and new appends are refused meanwhile.
 //!
 //! Called by `Storage` alone, which owns the operations' results.
 
 mod chunks;
+mod files;
 pub mod format;
 
 use std::collections::VecDeque;
 
 use self::chunks::Chunks;
+use self::files::Files;
+pub use self::files::{Way, parse_file_name};
 use self::format::{Directory, Seal};
 use super::types::LogId;
 use crate::io::buffer::{AlignedBuf, AppendBuf, Slice};
@@ -34,26 +38,23 @@ const SYNC_WRITES_MAX: usize = 2;
 /// A chunk with less room than this is left.
 const CHUNK_ROOM_MIN: usize = 2 * BLOCK_BYTES;
 
-/// How a block is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Past the page cache: what must be on stable media.
-    Direct,
-    /// Into the page cache: what must survive the process, not a power cut. No device is waited for, and as the files are written
-    /// over again and again, little of it ever reaches one.
-    Cached,
-}
-
-impl Way {
-    pub const ALL: [Way; 2] = [Way::Direct, Way::Cached];
-}
-
 /// A log's part in a block: its end offset after it, and its new start where one was set.
 #[derive(Clone, Copy, Debug)]
 pub struct Touch {
     pub log: LogId,
     pub end_offset: i64,
     pub start_offset: Option<i64>,
+}
+
+/// What the journal knows of a log; kept by its owner, anew where the log comes to another journal.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Touched {
+    /// The last block with a part of the log, and which of the block's.
+    block: u64,
+    index: u32,
+    /// The last block with something of the log that need not survive a power cut: what is durable and follows it must not
+    /// survive it alone.
+    plain: u64,
 }
 
 /// Where an append landed.
@@ -87,6 +88,8 @@ struct Block {
     chunk: u64,
     /// Must be on stable media before it is acknowledged.
     sync: bool,
+    /// Something unsynced of its durable logs lies before it.
+    depends: bool,
     way: Way,
     /// Was written with data sync.
     synced_write: bool,
@@ -94,56 +97,6 @@ struct Block {
     place: Option<(u64, u64)>,
     state: BlockState,
     touches: Vec<Touch>,
-}
-
-/// A journal file. The queue is in the order of their first blocks; of each way the last that is not closed is being written.
-#[derive(Debug)]
-struct File {
-    number: u64,
-    handle: Handle,
-    way: Way,
-    /// Gets no more blocks.
-    closed: bool,
-    /// Bytes given to blocks.
-    used_bytes: u64,
-    first_sequence: u64,
-    in_flight: u32,
-    /// Holds completed writes that nothing has synced.
-    unsynced: bool,
-    /// The logs with data in it and their last end offset; compacted when it has doubled.
-    logs: Vec<(LogId, i64)>,
-    compact_at: usize,
-}
-
-impl File {
-    fn new(number: u64, handle: Handle, way: Way) -> File {
-        File {
-            number,
-            handle,
-            way,
-            closed: false,
-            used_bytes: 0,
-            first_sequence: 0,
-            in_flight: 0,
-            unsynced: false,
-            logs: Vec::new(),
-            compact_at: 1024,
-        }
-    }
-
-    fn note(&mut self, touches: &[Touch]) {
-        self.logs.extend(touches.iter().map(|touch| (touch.log, touch.end_offset)));
-        if self.logs.len() >= self.compact_at {
-            compact(&mut self.logs);
-            self.compact_at = (self.logs.len() * 2).max(1024);
-        }
-    }
-}
-
-/// Keeps the largest end offset of each log.
-fn compact(logs: &mut Vec<(LogId, i64)>) {
-    logs.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
-    logs.dedup_by_key(|entry| entry.0);
 }
 
 #[derive(Debug)]
@@ -156,7 +109,6 @@ struct SyncRound {
 #[derive(Debug)]
 pub struct Journal {
     incarnation: u64,
-    file_bytes: u64,
     /// The way of blocks that need not survive a power cut.
     plain_way: Way,
 
@@ -167,6 +119,7 @@ pub struct Journal {
     directory: Directory,
     touches: Vec<Touch>,
     sync: bool,
+    depends: bool,
     /// The number of the block being filled.
     sequence: u64,
 
@@ -185,12 +138,7 @@ pub struct Journal {
     /// Writes that found no space and wait for another try.
     stalled: bool,
 
-    files: VecDeque<File>,
-    spare_files: Vec<File>,
-    file_requested: Option<Way>,
-    /// A block waits for a file, be the last one ever so empty.
-    file_wanted: Option<Way>,
-    next_file_number: u64,
+    files: Files,
     spare_touches: Vec<Vec<Touch>>,
 }
 
@@ -198,13 +146,13 @@ impl Journal {
     pub fn new(incarnation: u64, file_bytes: u64, plain_way: Way) -> Journal {
         Journal {
             incarnation,
-            file_bytes,
             plain_way,
             chunk: None,
             block_start: 0,
             directory: Directory::default(),
             touches: Vec::new(),
             sync: false,
+            depends: false,
             sequence: 1,
             chunks: Chunks::default(),
             blocks: VecDeque::new(),
@@ -214,11 +162,7 @@ impl Journal {
             last_plain: None,
             sync_round: None,
             stalled: false,
-            files: VecDeque::new(),
-            spare_files: Vec::new(),
-            file_requested: None,
-            file_wanted: None,
-            next_file_number: 0,
+            files: Files::new(incarnation, file_bytes),
             spare_touches: Vec::new(),
         }
     }
@@ -275,17 +219,22 @@ impl Journal {
         self.directory.push_log_start(topic_id, partition, offset);
     }
 
-    /// Notes the log's end after what was appended for it. `last` is what the call before gave for this log.
-    pub fn touch(&mut self, touch: Touch, last: (u64, u32), sync: bool) -> (u64, u32) {
-        self.sync |= sync;
-        if last.0 == self.sequence {
-            let known = &mut self.touches[last.1 as usize];
+    /// Notes the log's end after what was appended for it.
+    pub fn touch(&mut self, touch: Touch, touched: &mut Touched, sync: bool) {
+        if sync {
+            self.sync = true;
+            self.depends |= touched.plain >= self.synced;
+        } else {
+            touched.plain = self.sequence;
+        }
+        if touched.block == self.sequence {
+            let known = &mut self.touches[touched.index as usize];
             known.end_offset = touch.end_offset;
             known.start_offset = touch.start_offset.or(known.start_offset);
-            return last;
+            return;
         }
         self.touches.push(touch);
-        (self.sequence, self.touches.len() as u32 - 1)
+        (touched.block, touched.index) = (self.sequence, self.touches.len() as u32 - 1);
     }
 
     /// Says that `bytes` of a chunk back no tail any more.
@@ -343,6 +292,7 @@ impl Journal {
             data,
             chunk: *number,
             sync: self.sync,
+            depends: self.depends,
             way: if self.sync { Way::Direct } else { self.plain_way },
             synced_write: false,
             place: None,
@@ -351,7 +301,7 @@ impl Journal {
         });
         self.sequence += 1;
         self.directory.clear();
-        self.sync = false;
+        (self.sync, self.depends) = (false, false);
         if chunk.remaining() < CHUNK_ROOM_MIN {
             self.leave_chunk();
         }
@@ -359,9 +309,8 @@ impl Journal {
 
     /// The oldest block that a recovery has to look at. Blocks sealed before the first file is there are all of them live.
     fn first_live(&self) -> u64 {
-        let of_files = self.files.front().map(|file| file.first_sequence);
         let of_blocks = self.blocks.front().map_or(self.sequence, |block| block.sequence);
-        of_files.unwrap_or(of_blocks)
+        self.files.first_sequence().unwrap_or(of_blocks)
     }
 
     // ---- writing ----
@@ -375,14 +324,17 @@ impl Journal {
         }
         let (number, offset) = match self.blocks[index].place {
             Some(place) => place,
-            None => self.place(index)?,
+            None => {
+                let block = &self.blocks[index];
+                self.files.place(block.way, block.data.len() as u64, block.sequence, &block.touches)?
+            }
         };
         let everything_synced = self.last_plain.is_none_or(|plain| plain < self.synced);
-        let file = self.files.iter_mut().find(|file| file.number == number)?;
+        let file = self.files.get_mut(number)?;
         let block = &mut self.blocks[index];
         block.place = Some((number, offset));
         block.state = BlockState::InFlight;
-        block.synced_write = sync && everything_synced;
+        block.synced_write = sync && (everything_synced || !block.depends);
         if !block.synced_write {
             self.last_plain = self.last_plain.max(Some(block.sequence));
         }
@@ -392,61 +344,12 @@ impl Journal {
         Some(BlockWrite { sequence, file: file.handle, offset, data, sync: block.synced_write })
     }
 
-    /// Gives a block its place: behind the last one of its way, or at the front of a fresh file.
-    fn place(&mut self, index: usize) -> Option<(u64, u64)> {
-        let block = &self.blocks[index];
-        let len = block.data.len() as u64;
-        let way = block.way;
-        let fits = |file: &File| file.used_bytes == 0 || file.used_bytes + len <= self.file_bytes;
-        if !self.current_file(way).is_some_and(fits) {
-            let Some(spare) = self.spare_files.iter().rposition(|file| file.way == way) else {
-                self.file_wanted = Some(way);
-                return None;
-            };
-            self.file_wanted = None;
-            let mut file = self.spare_files.swap_remove(spare);
-            file.used_bytes = 0;
-            file.closed = false;
-            file.first_sequence = block.sequence;
-            self.files.push_back(file);
-        }
-        let file = self.files.iter_mut().rfind(|file| file.way == way)?;
-        let offset = file.used_bytes;
-        file.used_bytes += len;
-        file.note(&block.touches);
-        Some((file.number, offset))
+    pub fn files(&self) -> &Files {
+        &self.files
     }
 
-    /// The file that the blocks of a way go to.
-    fn current_file(&self, way: Way) -> Option<&File> {
-        self.files.iter().rfind(|file| file.way == way).filter(|file| !file.closed)
-    }
-
-    /// Of which way another file should be made ready: a block waits for it, or the one in use is half full.
-    pub fn wants_file(&self) -> Option<Way> {
-        let wanted = |way: &Way| {
-            let half_full = |file: &File| file.used_bytes * 2 >= self.file_bytes;
-            let soon = self.file_wanted == Some(*way) || self.current_file(*way).is_some_and(half_full);
-            soon && !self.spare_files.iter().any(|file| file.way == *way)
-        };
-        if self.file_requested.is_some() { None } else { Way::ALL.into_iter().find(wanted) }
-    }
-
-    /// The name of the file to create; [`Journal::add_file`] follows.
-    pub fn request_file(&mut self, way: Way) -> String {
-        self.file_requested = Some(way);
-        file_name(self.incarnation, self.next_file_number, way)
-    }
-
-    pub fn add_file(&mut self, handle: Handle) {
-        let way = self.file_requested.take().expect("a file was requested");
-        self.spare_files.push(File::new(self.next_file_number, handle, way));
-        self.next_file_number += 1;
-    }
-
-    /// The bytes of all files that hold blocks.
-    pub fn used_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.used_bytes).sum()
+    pub fn files_mut(&mut self) -> &mut Files {
+        &mut self.files
     }
 
     /// A write has ended. `Ok(false)`: no space, it will be tried again.
@@ -455,7 +358,7 @@ impl Journal {
         let Some(front) = self.blocks.front().map(|block| block.sequence) else { return };
         let block = &mut self.blocks[(sequence - front) as usize];
         let number = block.place.map_or(u64::MAX, |place| place.0);
-        if let Some(file) = self.files.iter_mut().find(|file| file.number == number) {
+        if let Some(file) = self.files.get_mut(number) {
             file.in_flight -= 1;
             file.unsynced |= stored && !block.synced_write;
         }
@@ -495,15 +398,13 @@ impl Journal {
             return None;
         }
         let upto = self.written;
-        let needed = |block: &Block| block.sync && (self.synced..upto).contains(&block.sequence);
+        let needed = |block: &Block| {
+            block.sync && !block.synced_write && (self.synced..upto).contains(&block.sequence)
+        };
         if !self.blocks.iter().any(needed) {
             return None;
         }
-        let mut handles = Vec::new();
-        for file in self.files.iter_mut().filter(|file| file.unsynced) {
-            file.unsynced = false;
-            handles.push(file.handle);
-        }
+        let handles = self.files.take_unsynced();
         if handles.is_empty() {
             // All of it lies in files that were checkpointed and reused since.
             self.synced = upto;
@@ -527,7 +428,8 @@ impl Journal {
     /// Takes the logs' parts in the next block that may be acknowledged; hand the list back to [`Journal::recycle_touches`].
     pub fn next_acknowledged(&mut self) -> Option<Vec<Touch>> {
         let block = self.blocks.front()?;
-        let ready = block.sequence < self.written && (!block.sync || block.sequence < self.synced);
+        let safe = !block.sync || block.synced_write || block.sequence < self.synced;
+        let ready = block.sequence < self.written && safe;
         if !ready {
             return None;
         }
@@ -557,75 +459,6 @@ impl Journal {
     pub fn is_idle(&self) -> bool {
         self.directory.is_empty() && self.blocks.is_empty() && self.sync_round.is_none()
     }
-
-    // ---- reuse of files ----
-
-    /// The last of the files that can be freed, which are all but the newest, and the logs whose data in them must be on stable
-    /// media before. They get no more blocks: one that is seldom written to would keep all behind it.
-    pub fn checkpoint(&mut self) -> (Option<u64>, Vec<(LogId, i64)>) {
-        let old = self.files.len().saturating_sub(1);
-        for file in self.files.iter_mut().take(old) {
-            file.closed = true;
-        }
-        let mut logs: Vec<(LogId, i64)> =
-            self.files.iter().take(old).flat_map(|file| file.logs.iter().copied()).collect();
-        compact(&mut logs);
-        (old.checked_sub(1).map(|last| self.files[last].number), logs)
-    }
-
-    /// Frees the files up to number `last` after their checkpoint, and keeps so many of each way. Returns the names and handles
-    /// of the others.
-    pub fn free_files(&mut self, last: u64, keep: usize) -> Vec<(String, Handle)> {
-        let mut surplus = Vec::new();
-        while let Some(file) = self.files.front()
-            && file.in_flight == 0
-            && self.files.len() > 1
-        {
-            let is_last = file.number == last;
-            if let Some(mut file) = self.files.pop_front() {
-                file.logs.clear();
-                file.unsynced = false;
-                let alike = self.spare_files.iter().filter(|spare| spare.way == file.way).count();
-                if alike < keep {
-                    self.spare_files.push(file);
-                } else {
-                    surplus.push((file_name(self.incarnation, file.number, file.way), file.handle));
-                }
-            }
-            if is_last {
-                break;
-            }
-        }
-        surplus
-    }
-
-    /// Every file, at the end: its name and handle.
-    pub fn take_files(&mut self) -> Vec<(String, Handle)> {
-        let files = self.files.drain(..).chain(self.spare_files.drain(..));
-        files.map(|file| (file_name(self.incarnation, file.number, file.way), file.handle)).collect()
-    }
-}
-
-/// The name of a journal file; the incarnation in it authenticates its blocks.
-pub fn file_name(incarnation: u64, number: u64, way: Way) -> String {
-    let suffix = match way {
-        Way::Direct => "journal",
-        Way::Cached => "cached.journal",
-    };
-    format!("{incarnation:016x}-{number:08}.{suffix}")
-}
-
-/// The incarnation in a file name, and its way; `None` when it is no journal's.
-pub fn parse_file_name(name: &str) -> Option<(u64, Way)> {
-    let name = name.strip_suffix(".journal")?;
-    let (name, way) = match name.strip_suffix(".cached") {
-        Some(name) => (name, Way::Cached),
-        None => (name, Way::Direct),
-    };
-    let (incarnation, number) = name.split_once('-')?;
-    number.parse::<u64>().ok()?;
-    let incarnation = (incarnation.len() == 16).then(|| u64::from_str_radix(incarnation, 16).ok())??;
-    Some((incarnation, way))
 }
 
 #[cfg(test)]
@@ -642,8 +475,8 @@ mod tests {
             journal.seal();
         }
         assert!(journal.next_write().is_none(), "nowhere to go yet");
-        journal.request_file(Way::Direct);
-        journal.add_file(Handle(1));
+        journal.files.request(Way::Direct);
+        journal.files.add(Handle(1));
         let mut file = Vec::new();
         while let Some(write) = journal.next_write() {
             assert_eq!(write.offset as usize, file.len());
@@ -658,21 +491,21 @@ mod tests {
     fn journal() -> Journal {
         let mut journal = Journal::new(7, 1 << 20, Way::Cached);
         for (index, way) in Way::ALL.into_iter().enumerate() {
-            journal.request_file(way);
-            journal.add_file(Handle(index as u32));
+            journal.files.request(way);
+            journal.files.add(Handle(index as u32));
         }
         journal.add_chunk(AlignedBuf::unbudgeted(CHUNK_BYTES));
         journal
     }
 
-    fn block(journal: &mut Journal, offset: i64, sync: bool) -> BlockWrite {
+    fn block(journal: &mut Journal, touched: &mut Touched, offset: i64, sync: bool) -> BlockWrite {
         if !journal.fits(100) {
             journal.add_chunk(AlignedBuf::unbudgeted(CHUNK_BYTES));
         }
         journal.append(Uuid([1; 16]), 0, offset, 100, |space| space.fill(9));
         let touch =
             Touch { log: LogId { slot: 0, generation: 0 }, end_offset: offset + 1, start_offset: None };
-        journal.touch(touch, (0, 0), sync);
+        journal.touch(touch, touched, sync);
         journal.seal();
         journal.next_write().unwrap()
     }
@@ -688,8 +521,9 @@ mod tests {
     #[test]
     fn each_way_has_its_file_and_acknowledgement_stays_in_order() {
         let mut journal = journal();
-        let writes: Vec<BlockWrite> =
-            [(0, false), (1, true), (2, false)].map(|(at, sync)| block(&mut journal, at, sync)).into();
+        let mut log = Touched::default();
+        let writes =
+            [(0, false), (1, true), (2, false)].map(|(at, sync)| block(&mut journal, &mut log, at, sync));
         let (direct, cached) = (Handle(0), Handle(1));
         assert_eq!(writes.iter().map(|write| write.file).collect::<Vec<_>>(), [cached, direct, cached]);
         assert_eq!(writes[2].offset as usize, writes[0].data.len(), "behind the last of its way");
@@ -708,31 +542,61 @@ mod tests {
     }
 
     #[test]
+    fn a_durable_block_waits_for_its_own_log_alone() {
+        let mut journal = journal();
+        let (mut one, mut other) = (Touched::default(), Touched::default());
+        let plain = block(&mut journal, &mut one, 0, false);
+        journal.written(plain.sequence, true);
+        let durable = block(&mut journal, &mut other, 0, true);
+        assert!(durable.sync, "what another log has unsynced is of no matter");
+        journal.written(durable.sequence, true);
+        assert!(journal.next_sync().is_none());
+        assert_eq!(acknowledged(&mut journal), [1, 1]);
+        // A part of the log itself that could be lost would leave a gap.
+        let plain = block(&mut journal, &mut other, 1, false);
+        journal.written(plain.sequence, true);
+        let durable = block(&mut journal, &mut other, 2, true);
+        assert!(!durable.sync);
+        journal.written(durable.sequence, true);
+        assert_eq!(acknowledged(&mut journal), [2]);
+        assert_eq!(journal.next_sync().unwrap().len(), 2);
+        journal.file_synced();
+        journal.file_synced();
+        assert_eq!(acknowledged(&mut journal), [3]);
+        assert!(block(&mut journal, &mut other, 3, true).sync, "all of it is safe");
+    }
+
+    #[test]
     fn a_file_that_is_seldom_written_to_is_freed_with_those_behind_it() {
         let mut journal = journal();
-        let first = block(&mut journal, 0, true);
+        let mut log = Touched::default();
+        let first = block(&mut journal, &mut log, 0, true);
         journal.written(first.sequence, true);
         for offset in 1..400 {
-            if let Some(way) = journal.wants_file() {
+            if let Some(way) = journal.files.wants() {
                 assert_eq!(way, Way::Cached, "the other is nearly empty");
-                journal.request_file(way);
-                journal.add_file(Handle(1 + offset as u32));
+                journal.files.request(way);
+                journal.files.add(Handle(1 + offset as u32));
             }
-            let write = block(&mut journal, offset, false);
+            let write = block(&mut journal, &mut log, offset, false);
             journal.written(write.sequence, true);
         }
         acknowledged(&mut journal);
-        let before = journal.used_bytes();
-        let (last, logs) = journal.checkpoint();
+        let before = journal.files.used_bytes();
+        let (last, logs) = journal.files.checkpoint();
         assert_eq!(logs.len(), 1);
         // What comes while the checkpoint is under way is not in it, so it must not be where it is thrown away.
-        journal.request_file(Way::Direct);
-        journal.add_file(Handle(1000));
-        let next = block(&mut journal, 400, true);
+        journal.files.request(Way::Direct);
+        journal.files.add(Handle(1000));
+        let next = block(&mut journal, &mut log, 400, true);
         assert_eq!((next.file, next.offset), (Handle(1000), 0));
         journal.written(next.sequence, true);
-        assert!(journal.free_files(last.unwrap(), 8).is_empty());
-        assert!(journal.used_bytes() <= 1 << 20 && before > 1 << 20, "{before}, {}", journal.used_bytes());
-        assert_eq!(journal.files.back().unwrap().handle, Handle(1000));
+        assert!(journal.files.free(last.unwrap(), 8).is_empty());
+        assert!(
+            journal.files.used_bytes() <= 1 << 20 && before > 1 << 20,
+            "{before}, {}",
+            journal.files.used_bytes()
+        );
+        assert_eq!(journal.files.take()[1].1, Handle(1000), "it stays");
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::{Move, MoveEnd, Next, PAUSE_NS, Phase, WAIT_NS, named};
 use crate::io::Io;
 use crate::storage::jobs::{Step, replace_file, sync_dir};
+use crate::storage::journal::Touched;
 use crate::storage::leader_epoch::LEADER_EPOCH_FILE;
 use crate::storage::names::{DirectoryState, FileKind, FileName};
 use crate::storage::retention::{Removal, segment_files};
@@ -115,7 +116,7 @@ impl Storage {
         log.dir = active.to;
         log.swapping = None;
         // Its places in the other journal mean nothing here.
-        log.touch = (0, 0);
+        log.touched = Touched::default();
         if !active.bare {
             (log.has_dir, log.on_disk, log.names_synced, log.epochs_dirty) = (true, true, true, false);
             log.snapshot_offset = active.snapshot.unwrap_or(-1);

@@ -1,0 +1,234 @@
+//! The files of a journal: which one a block goes to, and when one may be used again.
+//!
+//! Files are written once from front to end, then freed in the order of their first blocks and written over. Each is of one
+//! [`Way`] for good.
+//!
+//! Called by [`Journal`](super::Journal) alone.
+
+use std::collections::VecDeque;
+
+use super::Touch;
+use crate::io::Handle;
+use crate::storage::types::LogId;
+
+/// How a block is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Past the page cache: what must be on stable media.
+    Direct,
+    /// Into the page cache: what must survive the process, not a power cut. No device is waited for, and as the files are written
+    /// over again and again, little of it ever reaches one.
+    Cached,
+}
+
+impl Way {
+    pub const ALL: [Way; 2] = [Way::Direct, Way::Cached];
+}
+
+/// A journal file. The queue is in the order of their first blocks; of each way the last that is not closed is being written.
+#[derive(Debug)]
+pub struct File {
+    pub number: u64,
+    pub handle: Handle,
+    way: Way,
+    /// Gets no more blocks.
+    closed: bool,
+    /// Bytes given to blocks.
+    used_bytes: u64,
+    pub first_sequence: u64,
+    pub in_flight: u32,
+    /// Holds completed writes that nothing has synced.
+    pub unsynced: bool,
+    /// The logs with data in it and their last end offset; compacted when it has doubled.
+    logs: Vec<(LogId, i64)>,
+    compact_at: usize,
+}
+
+impl File {
+    fn new(number: u64, handle: Handle, way: Way) -> File {
+        File {
+            number,
+            handle,
+            way,
+            closed: false,
+            used_bytes: 0,
+            first_sequence: 0,
+            in_flight: 0,
+            unsynced: false,
+            logs: Vec::new(),
+            compact_at: 1024,
+        }
+    }
+
+    fn note(&mut self, touches: &[Touch]) {
+        self.logs.extend(touches.iter().map(|touch| (touch.log, touch.end_offset)));
+        if self.logs.len() >= self.compact_at {
+            compact(&mut self.logs);
+            self.compact_at = (self.logs.len() * 2).max(1024);
+        }
+    }
+}
+
+/// Keeps the largest end offset of each log.
+fn compact(logs: &mut Vec<(LogId, i64)>) {
+    logs.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)));
+    logs.dedup_by_key(|entry| entry.0);
+}
+
+#[derive(Debug)]
+pub struct Files {
+    incarnation: u64,
+    file_bytes: u64,
+    /// Those that hold blocks.
+    used: VecDeque<File>,
+    spare: Vec<File>,
+    requested: Option<Way>,
+    /// A block waits for a file, be the last one ever so empty.
+    wanted: Option<Way>,
+    next_number: u64,
+}
+
+impl Files {
+    pub fn new(incarnation: u64, file_bytes: u64) -> Files {
+        let (used, spare) = (VecDeque::new(), Vec::new());
+        Files { incarnation, file_bytes, used, spare, requested: None, wanted: None, next_number: 0 }
+    }
+
+    /// Gives a block of `len` bytes its place, behind the last one of its way or at the front of a fresh file: its file's number, and
+    /// the offset. `None` where there is no file yet.
+    pub fn place(&mut self, way: Way, len: u64, sequence: u64, touches: &[Touch]) -> Option<(u64, u64)> {
+        let fits = |file: &File| file.used_bytes == 0 || file.used_bytes + len <= self.file_bytes;
+        if !self.current(way).is_some_and(fits) {
+            let Some(spare) = self.spare.iter().rposition(|file| file.way == way) else {
+                self.wanted = Some(way);
+                return None;
+            };
+            self.wanted = None;
+            let mut file = self.spare.swap_remove(spare);
+            file.used_bytes = 0;
+            file.closed = false;
+            file.first_sequence = sequence;
+            self.used.push_back(file);
+        }
+        let file = self.used.iter_mut().rfind(|file| file.way == way)?;
+        let offset = file.used_bytes;
+        file.used_bytes += len;
+        file.note(touches);
+        Some((file.number, offset))
+    }
+
+    /// The file that the blocks of a way go to.
+    fn current(&self, way: Way) -> Option<&File> {
+        self.used.iter().rfind(|file| file.way == way).filter(|file| !file.closed)
+    }
+
+    pub fn get_mut(&mut self, number: u64) -> Option<&mut File> {
+        self.used.iter_mut().find(|file| file.number == number)
+    }
+
+    /// The first block of the oldest file.
+    pub fn first_sequence(&self) -> Option<u64> {
+        self.used.front().map(|file| file.first_sequence)
+    }
+
+    /// Takes the files that hold what nothing has synced.
+    pub fn take_unsynced(&mut self) -> Vec<Handle> {
+        let unsynced =
+            self.used.iter_mut().filter_map(|file| std::mem::take(&mut file.unsynced).then_some(file.handle));
+        unsynced.collect()
+    }
+
+    /// Of which way another file should be made ready: a block waits for it, or the one in use is half full.
+    pub fn wants(&self) -> Option<Way> {
+        let wanted = |way: &Way| {
+            let half_full = |file: &File| file.used_bytes * 2 >= self.file_bytes;
+            let soon = self.wanted == Some(*way) || self.current(*way).is_some_and(half_full);
+            soon && !self.spare.iter().any(|file| file.way == *way)
+        };
+        if self.requested.is_some() { None } else { Way::ALL.into_iter().find(wanted) }
+    }
+
+    /// The name of the file to create; [`Files::add`] follows.
+    pub fn request(&mut self, way: Way) -> String {
+        self.requested = Some(way);
+        file_name(self.incarnation, self.next_number, way)
+    }
+
+    pub fn add(&mut self, handle: Handle) {
+        let way = self.requested.take().expect("a file was requested");
+        self.spare.push(File::new(self.next_number, handle, way));
+        self.next_number += 1;
+    }
+
+    /// The bytes of all files that hold blocks.
+    pub fn used_bytes(&self) -> u64 {
+        self.used.iter().map(|file| file.used_bytes).sum()
+    }
+
+    /// The last of the files that can be freed, which are all but the newest, and the logs whose data in them must be on stable
+    /// media before. They get no more blocks: one that is seldom written to would keep all behind it.
+    pub fn checkpoint(&mut self) -> (Option<u64>, Vec<(LogId, i64)>) {
+        let old = self.used.len().saturating_sub(1);
+        for file in self.used.iter_mut().take(old) {
+            file.closed = true;
+        }
+        let mut logs: Vec<(LogId, i64)> =
+            self.used.iter().take(old).flat_map(|file| file.logs.iter().copied()).collect();
+        compact(&mut logs);
+        (old.checked_sub(1).map(|last| self.used[last].number), logs)
+    }
+
+    /// Frees the files up to number `last` after their checkpoint, and keeps so many of each way. Returns the names and handles
+    /// of the others.
+    pub fn free(&mut self, last: u64, keep: usize) -> Vec<(String, Handle)> {
+        let mut surplus = Vec::new();
+        while let Some(file) = self.used.front()
+            && file.in_flight == 0
+            && self.used.len() > 1
+        {
+            let is_last = file.number == last;
+            if let Some(mut file) = self.used.pop_front() {
+                file.logs.clear();
+                file.unsynced = false;
+                let alike = self.spare.iter().filter(|spare| spare.way == file.way).count();
+                if alike < keep {
+                    self.spare.push(file);
+                } else {
+                    surplus.push((file_name(self.incarnation, file.number, file.way), file.handle));
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        surplus
+    }
+
+    /// Every file, at the end: its name and handle.
+    pub fn take(&mut self) -> Vec<(String, Handle)> {
+        let files = self.used.drain(..).chain(self.spare.drain(..));
+        files.map(|file| (file_name(self.incarnation, file.number, file.way), file.handle)).collect()
+    }
+}
+
+/// The name of a journal file; the incarnation in it authenticates its blocks.
+pub fn file_name(incarnation: u64, number: u64, way: Way) -> String {
+    let suffix = match way {
+        Way::Direct => "journal",
+        Way::Cached => "cached.journal",
+    };
+    format!("{incarnation:016x}-{number:08}.{suffix}")
+}
+
+/// The incarnation in a file name, and its way; `None` when it is no journal's.
+pub fn parse_file_name(name: &str) -> Option<(u64, Way)> {
+    let name = name.strip_suffix(".journal")?;
+    let (name, way) = match name.strip_suffix(".cached") {
+        Some(name) => (name, Way::Cached),
+        None => (name, Way::Direct),
+    };
+    let (incarnation, number) = name.split_once('-')?;
+    number.parse::<u64>().ok()?;
+    let incarnation = (incarnation.len() == 16).then(|| u64::from_str_radix(incarnation, 16).ok())??;
+    Some((incarnation, way))
+}
