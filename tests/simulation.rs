@@ -66,7 +66,7 @@ const PARTS: &[Part] = &[
     Part { name: "broker", run: broker, seeds: 3, regressions: &[] },
     Part { name: "transactions", run: transactions, seeds: 3, regressions: &[880, 1043, 1659] },
     Part { name: "compaction", run: compaction, seeds: 2, regressions: &[] },
-    Part { name: "members", run: members, seeds: 1, regressions: &[9, 18] },
+    Part { name: "members", run: members, seeds: 1, regressions: &[9, 18, 300017] },
 ];
 
 fn storage(seed: u64) -> Result<Outcome, String> {

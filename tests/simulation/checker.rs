@@ -186,6 +186,9 @@ fn fine(history: &mut History) -> Verdict {
     keyed(history, &[21, 22, 23])?;
     history.skipped(KEYED, 0, &[entry(1)]);
     verify(history, KEYED, &[(1, Some(22)), (2, Some(23))], &[(1, 22), (2, 23)])?;
+    // The first may have been taken for dead before the second asked.
+    history.ownership.told("group", &[IN], &hold("a", 4), 5)?;
+    history.ownership.told("group", &[IN], &hold("b", 10), 11)?;
     history.check_all()
 }
 

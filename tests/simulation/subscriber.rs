@@ -20,6 +20,8 @@ use super::wire::Answer;
 /// `group.consumer.session.timeout.ms` of the simulated broker.
 pub const SESSION_MS: u64 = 6_000;
 const INTERVAL_MS: u64 = 2_000;
+/// So long the broker waits for a member to tell that it has given up what it was told to.
+const REBALANCE_MS: u64 = 20_000;
 const LEAVE_EPOCH: i32 = -1;
 /// The tag of the heartbeat that joins.
 const JOINS: u64 = 1;
@@ -32,13 +34,16 @@ pub struct Subscriber {
     by_pattern: bool,
     /// The next heartbeat tells everything: an answer was lost, or not listened to.
     full: bool,
-    /// What it has changed since it was told.
+    /// It was told what to have, or has changed what it has, and has not said yet what it has now.
     changed: bool,
     topics: BTreeSet<String>,
     /// What the broker wants it to have, known topics or not.
     target: BTreeSet<Place>,
     /// When the last heartbeat was sent.
     beat_ns: u64,
+    /// When the last one was sent that the broker took without asking for anything: what it waits for since then, it has
+    /// begun to wait for later.
+    settled_ns: u64,
 }
 
 impl Subscriber {
@@ -86,7 +91,7 @@ impl Consumer {
             group_id: self.group.as_str().into(),
             member_id: self.member.as_str().into(),
             member_epoch: epoch,
-            rebalance_timeout_ms: if own.full || joins { 20_000 } else { -1 },
+            rebalance_timeout_ms: if own.full || joins { REBALANCE_MS as i32 } else { -1 },
             subscribed_topic_names: names.map(|names: Vec<_>| names.into()),
             subscribed_topic_regex: pattern.map(Into::into),
             topic_partitions: tells.then(|| owned.into()),
@@ -140,15 +145,21 @@ impl Consumer {
             self.next_commit_ns = context.in_ms(100, 3_000);
         }
         if let (Some(assignment), Some(own)) = (&response.assignment, &mut self.subscriber) {
+            // It says what it has even where it has nothing to give up: a topic that is gone it gave up unasked.
+            own.changed = true;
             own.target.clear();
             for topic in assignment.topic_partitions.iter() {
                 own.target.extend(topic.partitions.iter().map(|partition| (topic.topic_id.0, partition)));
             }
         }
         self.follow_target(context);
-        let Some(own) = &self.subscriber else { return Ok(()) };
+        let Some(own) = &mut self.subscriber else { return Ok(()) };
         let (asked_ns, since_ns) = (own.beat_ns, context.now_ns());
-        let until_ns = asked_ns + SESSION_MS * MILLISECOND_NS;
+        if joins || response.assignment.is_none() {
+            own.settled_ns = asked_ns;
+        }
+        let (session_ns, rebalance_ns) = (SESSION_MS * MILLISECOND_NS, REBALANCE_MS * MILLISECOND_NS);
+        let until_ns = (asked_ns + session_ns).min(own.settled_ns + rebalance_ns);
         let hold = Hold { member: self.name.clone(), epoch, life, asked_ns, since_ns, until_ns };
         let places: Vec<Place> = self.owned.keys().copied().collect();
         context.history.ownership.told(&self.group, &places, &hold, context.now_ns())
