@@ -155,6 +155,14 @@ impl Scene {
         self.shards[shard].storage.create_log(0, of.clone(), self.config.clone()).unwrap()
     }
 
+    /// A log of the first shard with `count` batches that have been acknowledged.
+    fn create_filled(&mut self, of: &TopicPartition, count: usize, bytes: usize) -> LogId {
+        let log = self.create(0, of);
+        self.append(0, log, count, bytes);
+        self.acknowledged(0, log);
+        log
+    }
+
     fn delete(&mut self, shard: usize, log: LogId) {
         let Shard { io, storage } = &mut self.shards[shard];
         storage.delete_log(io, log);
@@ -287,9 +295,7 @@ impl Scene {
 fn a_read_cut_off_behind_an_index_entry_leaves_the_start_where_it_is() {
     let of = topic("t", 1);
     let mut scene = Scene::new(1, 1);
-    let log = scene.create(0, &of);
-    scene.append(0, log, 100, 2_000);
-    scene.acknowledged(0, log);
+    scene.create_filled(&of, 100, 2_000);
     scene.stop();
     scene.start(1, std::slice::from_ref(&of));
     let log = scene.open(0, &of);
@@ -305,9 +311,7 @@ fn a_read_cut_off_behind_an_index_entry_leaves_the_start_where_it_is() {
 fn a_read_ends_with_the_last_batch_that_fits() {
     let of = topic("t", 1);
     let mut scene = Scene::new(1, 1);
-    let log = scene.create(0, &of);
-    scene.append(0, log, 100, 2_000);
-    scene.acknowledged(0, log);
+    let log = scene.create_filled(&of, 100, 2_000);
     let batch = scene.read(0, log, 0, 1 << 20).1 / 100;
     // From the tail, from the segment, and from the segment on the disk: across what one read of it brings, too.
     for place in ["tail", "memory", "disk"] {
@@ -336,9 +340,7 @@ fn a_topic_of_a_deleted_ones_name_survives_the_stop_that_follows_at_once() {
         for turns in 0..30 {
             let (old, new) = (topic("t", 1), topic("t", 2));
             let mut scene = Scene::new(2, 2);
-            let log = scene.create(0, &old);
-            scene.append(0, log, 50, 100);
-            scene.acknowledged(0, log);
+            let log = scene.create_filled(&old, 50, 100);
             scene.pass_ms(60);
             (0..turns).for_each(|_| scene.turn(0));
             scene.delete(0, log);
@@ -360,9 +362,7 @@ fn a_topic_of_a_deleted_ones_name_survives_a_crash() {
         for turns in 0..40 {
             let (old, new) = (topic("t", 1), topic("t", 2));
             let mut scene = Scene::new(turns, 2);
-            let log = scene.create(0, &old);
-            scene.append(0, log, 50, 100);
-            scene.acknowledged(0, log);
+            let log = scene.create_filled(&old, 50, 100);
             scene.pass_ms(turns);
             scene.delete(0, log);
             let log = scene.create(1, &new);
@@ -382,16 +382,12 @@ fn a_topic_of_a_deleted_ones_name_survives_a_crash() {
 fn the_directory_of_an_unknown_topic_moves_aside() {
     let (old, new) = (topic("t", 1), topic("t", 2));
     let mut scene = Scene::new(3, 1);
-    let log = scene.create(0, &old);
-    scene.append(0, log, 10, 100);
-    scene.acknowledged(0, log);
+    scene.create_filled(&old, 10, 100);
     scene.stop();
     scene.start(1, &[]);
     assert_eq!(scene.names(), [format!("t-0.{}-stray", "01".repeat(16))]);
     // Its name is free.
-    let log = scene.create(0, &new);
-    scene.append(0, log, 20, 100);
-    scene.acknowledged(0, log);
+    scene.create_filled(&new, 20, 100);
     scene.pass_ms(500);
     assert!(scene.names().contains(&"t-0".to_string()));
     scene.stop();
@@ -406,9 +402,7 @@ fn records_may_be_deleted_while_their_segments_are_synced() {
         let of = topic("t", 1);
         let small = LogConfig { segment_bytes: 2_000, index_interval_bytes: 1, ..config() };
         let mut scene = Scene::with_config(turns, 1, small);
-        let log = scene.create(0, &of);
-        scene.append(0, log, 60, 100);
-        scene.acknowledged(0, log);
+        let log = scene.create_filled(&of, 60, 100);
         // Rolls ask for flushes and syncs: some are under way now.
         (0..turns).for_each(|_| scene.turn(0));
         let Shard { io, storage } = &mut scene.shards[0];
@@ -483,9 +477,7 @@ fn timestamps_are_found_whenever_a_segment_was_closed() {
 fn whose_a_log_is_survives_a_failed_sync_a_kill_and_a_power_cut() {
     let of = topic("t", 1);
     let mut scene = Scene::new(5, 1);
-    let log = scene.create(0, &of);
-    scene.append(0, log, 10, 100);
-    scene.acknowledged(0, log);
+    scene.create_filled(&of, 10, 100);
     scene.fail(Action::Sync, "/partition.metadata");
     let patience = scene.world.now() + PATIENCE_NS;
     while scene.failures.is_empty() {
@@ -589,9 +581,7 @@ fn what_was_flushed_survives_a_failed_sync_a_kill_and_a_power_cut() {
 fn a_reader_is_told_of_its_own_failed_read_only() {
     let of = topic("t", 1);
     let mut scene = Scene::new(6, 1);
-    let log = scene.create(0, &of);
-    scene.append(0, log, 10, 1000);
-    scene.acknowledged(0, log);
+    scene.create_filled(&of, 10, 1000);
     scene.stop();
     scene.start(1, std::slice::from_ref(&of));
     let log = scene.open(0, &of);
