@@ -219,11 +219,10 @@ impl Storage {
                 take.bytes_left = 0;
                 return Ok(false);
             }
-            if self.is_sound(walk, &header)? {
-                self.push_bytes(walk, size as u32, out)?;
-            } else {
+            if !self.is_sound(walk, &header)? {
                 return Err(Stop::Corrupt);
             }
+            self.push_bytes(walk, size as u32, out)?;
             take.bytes_left = take.bytes_left.saturating_sub(size);
             take.whole = false;
             walk.taken_end = header.next_offset();

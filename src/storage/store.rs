@@ -167,8 +167,7 @@ impl Storage {
     fn open_dir(&mut self, io: &mut impl Io, index: usize, path: PathBuf) -> Dir {
         let own = path.join(super::OWN_DIR);
         let journal_path = own.join(super::journal_dir_name(self.options.shard));
-        let ways = if self.options.journal_cached { &Way::ALL[..] } else { &[Way::Direct] };
-        let plain_way = ways[ways.len() - 1];
+        let plain_way = if self.options.journal_cached { Way::Cached } else { Way::Direct };
         let mut journal = Journal::new(io.random(), self.options.journal_file_bytes, plain_way);
         let mut online = true;
         let mut errors = Vec::new();
@@ -179,7 +178,7 @@ impl Storage {
         // What recovery could not replay must not be written to.
         let left_over = io.list_dir(&journal_path).is_ok_and(|entries| !entries.is_empty());
         let unusable = left_over || self.options.offline_dirs.contains(&index);
-        for &way in ways {
+        for way in Way::ALL.into_iter().filter(|way| [Way::Direct, plain_way].contains(way)) {
             match open_blocking(io, journal_path.join(journal.files_mut().request(way)), journal_mode(way)) {
                 Ok(handle) => journal.files_mut().add(handle),
                 Err(error) => errors.push(error),

@@ -3,7 +3,7 @@
 //! Files are written once from front to end, then freed in the order of their first blocks and written over. Each is of one
 //! [`Way`] for good.
 //!
-//! Called by [`Journal`](super::Journal) alone.
+//! Called by [`Journal`](super::Journal) for places and syncs, and by `Storage`, which creates, counts and frees the files.
 
 use std::collections::VecDeque;
 
@@ -212,7 +212,7 @@ impl Files {
 }
 
 /// The name of a journal file; the incarnation in it authenticates its blocks.
-pub fn file_name(incarnation: u64, number: u64, way: Way) -> String {
+fn file_name(incarnation: u64, number: u64, way: Way) -> String {
     let suffix = match way {
         Way::Direct => "journal",
         Way::Cached => "cached.journal",

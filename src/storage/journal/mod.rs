@@ -344,6 +344,7 @@ impl Journal {
         Some(BlockWrite { sequence, file: file.handle, offset, data, sync: block.synced_write })
     }
 
+    /// For what needs nothing but the files: to make them ready, count and free them.
     pub fn files(&self) -> &Files {
         &self.files
     }
