@@ -184,7 +184,8 @@ impl Telemetry {
         let bytes_max = self.bytes_max;
         let instance = self.instance(client, now_ms);
         let result = instance.check(push, bytes_max, now_ms);
-        instance.terminating = push.terminating;
+        // A last push that is refused may be sent again: KAFKA-20898.
+        instance.terminating |= push.terminating && result.is_ok();
         instance.last_error = result.err().unwrap_or(ErrorCode::None);
         result
     }

@@ -87,6 +87,14 @@ fn what_cannot_be_taken_is_refused() {
     assert_eq!(telemetry.subscribe(me(), 7).map(|told| told.id), Ok(id), "it may ask again at once");
     let large = Push { bytes: 101, ..push(id) };
     assert_eq!(telemetry.push(me(), large, 5 + INTERVAL_MS + 1), Err(ErrorCode::TelemetryTooLarge));
+    let last = Push { terminating: true, ..push(id) };
+    let stale = Push { subscription_id: id.wrapping_add(1), ..last };
+    assert_eq!(telemetry.push(me(), stale, 5 + INTERVAL_MS + 2), Err(ErrorCode::UnknownSubscriptionId));
+    assert_eq!(
+        telemetry.push(me(), last, 5 + INTERVAL_MS + 3),
+        Ok(()),
+        "a last push that was refused was not the last"
+    );
 }
 
 #[test]
