@@ -20,7 +20,7 @@ use super::checkpoint::*;
 use super::load::{LoadOptions, LoadedLog, load};
 use super::names::{DirectoryState, parse_directory_name};
 use super::producer_state::ProducerStateConfig;
-use super::replay::{Replay, find_journals, replay_journals};
+use super::replay::{JournalFile, Replay, find_journals, replay_journals};
 use super::scan::io_error;
 use super::start::*;
 use super::types::*;
@@ -300,7 +300,7 @@ impl Recovery<'_> {
     fn remove_leftovers(
         &mut self,
         io: &mut impl Io,
-        journals: &[PathBuf],
+        journals: &[JournalFile],
         mark: &Path,
     ) -> Result<(), StorageError> {
         let own = self.dir.join(super::OWN_DIR);
@@ -308,7 +308,8 @@ impl Recovery<'_> {
         let entries = io.list_dir(&own).map_err(wrap)?;
         let of_shards = entries.iter().filter(|entry| is_shard_checkpoint(&entry.name));
         let of_shards = of_shards.map(|entry| own.join(&entry.name));
-        for path in journals.iter().cloned().chain(of_shards).chain([mark.to_owned()]) {
+        let journals = journals.iter().map(|file| file.path.clone());
+        for path in journals.chain(of_shards).chain([mark.to_owned()]) {
             remove_blocking(io, &path).map_err(|error| io_error(&path, error))?;
         }
         for path in [&own, self.dir] {

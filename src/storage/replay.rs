@@ -20,7 +20,7 @@ use crate::protocol::Uuid;
 use crate::record::{BatchHeader, batches};
 
 /// All logs together hold at most about this in memory during a replay.
-const BUFFERED_BYTES_MAX: usize = 64 << 20;
+const BUFFERED_BYTES_MAX: u64 = 64 << 20;
 /// A journal file is read whole; none is ever much larger than its setting and one request.
 const JOURNAL_FILE_BYTES_MAX: usize = 4 << 30;
 const CREATE: OpenMode =
@@ -34,8 +34,16 @@ pub(super) trait Target {
     fn report(&mut self) -> &mut RecoveryReport;
 }
 
+/// A journal file, by its name.
+#[derive(Clone, Debug)]
+pub(super) struct JournalFile {
+    pub path: PathBuf,
+    incarnation: u64,
+    way: Way,
+}
+
 /// The journal files of all shards in a directory, those of a shard side by side.
-pub(super) fn find_journals(io: &mut impl Io, dir: &Path) -> Result<Vec<PathBuf>, StorageError> {
+pub(super) fn find_journals(io: &mut impl Io, dir: &Path) -> Result<Vec<JournalFile>, StorageError> {
     let own = dir.join(super::OWN_DIR);
     let mut files = Vec::new();
     let list = |io: &mut _, path: &Path| match Io::list_dir(io, path) {
@@ -46,8 +54,10 @@ pub(super) fn find_journals(io: &mut impl Io, dir: &Path) -> Result<Vec<PathBuf>
     for shard in list(io, &own)? {
         if shard.is_dir && shard.name.starts_with("journal-") {
             let path = own.join(shard.name);
-            let names = list(io, &path)?.into_iter().filter(|entry| parse_file_name(&entry.name).is_some());
-            files.extend(names.map(|entry| path.join(entry.name)));
+            files.extend(list(io, &path)?.into_iter().filter_map(|entry| {
+                let (incarnation, way) = parse_file_name(&entry.name)?;
+                Some(JournalFile { path: path.join(entry.name), incarnation, way })
+            }));
         }
     }
     Ok(files)
@@ -56,12 +66,12 @@ pub(super) fn find_journals(io: &mut impl Io, dir: &Path) -> Result<Vec<PathBuf>
 /// Replays the journals, each shard's blocks in their order.
 pub(super) fn replay_journals(
     io: &mut impl Io,
-    files: &[PathBuf],
+    files: &[JournalFile],
     target: &mut impl Target,
 ) -> Result<(), StorageError> {
-    let mut shards: BTreeMap<&Path, Vec<&PathBuf>> = BTreeMap::new();
+    let mut shards: BTreeMap<&Path, Vec<&JournalFile>> = BTreeMap::new();
     for file in files {
-        shards.entry(file.parent().unwrap_or(file)).or_default().push(file);
+        shards.entry(file.path.parent().unwrap_or(&file.path)).or_default().push(file);
     }
     for files in shards.values() {
         replay_shard(io, files, target)?;
@@ -72,31 +82,38 @@ pub(super) fn replay_journals(
 /// A block's number, its file and its place there.
 type Located = (u64, usize, usize);
 
-fn replay_shard(io: &mut impl Io, files: &[&PathBuf], target: &mut impl Target) -> Result<(), StorageError> {
+fn replay_shard(
+    io: &mut impl Io,
+    files: &[&JournalFile],
+    target: &mut impl Target,
+) -> Result<(), StorageError> {
     let located = locate_blocks(io, files, target.report())?;
     let mut next = located.first().map_or(0, |block| block.0);
     // Of each way the file that is read.
     let mut open: [Option<OpenJournal>; Way::ALL.len()] = [None, None];
+    // What had been replayed when the logs last wrote what they hold.
+    let mut written_at = target.report().bytes_replayed;
     for (sequence, index, start) in located {
         if sequence > next {
             let lost = format!(
                 "{}: blocks {next} to {} are missing or damaged",
-                files[index].display(),
+                files[index].path.display(),
                 sequence - 1
             );
             target.report().dropped.push(lost);
         }
         next = sequence + 1;
-        let open = &mut open[identity(files[index]).1 as usize];
+        let open = &mut open[files[index].way as usize];
         if open.as_ref().is_none_or(|open| open.index != index) {
             *open = Some(OpenJournal::read(io, files[index], index)?);
         }
         let Some(OpenJournal { bytes, blocks, .. }) = &open else { continue };
-        let Some(block) = blocks.iter().find(|block| block.start == start) else { continue };
+        let Ok(at) = blocks.binary_search_by_key(&start, |block| block.start) else { continue };
+        let block = &blocks[at];
         match block.check(bytes) {
-            Ok(()) => replay_block(io, bytes, block, target)?,
+            Ok(()) => replay_block(io, bytes, block, target, &mut written_at)?,
             Err(damage) => {
-                let lost = format!("{}: block {sequence}: {damage}", files[index].display());
+                let lost = format!("{}: block {sequence}: {damage}", files[index].path.display());
                 target.report().dropped.push(lost);
             }
         }
@@ -108,13 +125,14 @@ fn replay_shard(io: &mut impl Io, files: &[&PathBuf], target: &mut impl Target) 
 struct OpenJournal {
     index: usize,
     bytes: Vec<u8>,
+    /// In their order in the file.
     blocks: Vec<FoundBlock>,
 }
 
 impl OpenJournal {
-    fn read(io: &mut impl Io, path: &Path, index: usize) -> Result<OpenJournal, StorageError> {
-        let bytes = read_journal(io, path)?;
-        let blocks = find_blocks(&bytes, identity(path).0);
+    fn read(io: &mut impl Io, file: &JournalFile, index: usize) -> Result<OpenJournal, StorageError> {
+        let bytes = read_journal(io, &file.path)?;
+        let blocks = find_blocks(&bytes, file.incarnation);
         Ok(OpenJournal { index, bytes, blocks })
     }
 }
@@ -123,7 +141,7 @@ impl OpenJournal {
 /// was under way, or a block that is damaged beyond knowing.
 fn locate_blocks(
     io: &mut impl Io,
-    files: &[&PathBuf],
+    files: &[&JournalFile],
     report: &mut RecoveryReport,
 ) -> Result<Vec<Located>, StorageError> {
     let mut located: Vec<Located> = Vec::new();
@@ -131,15 +149,15 @@ fn locate_blocks(
     // The newest block of each file, and what is strange behind it.
     let mut ends: Vec<(u64, usize)> = Vec::new();
     let mut newest = [0; Way::ALL.len()];
-    for (index, path) in files.iter().enumerate() {
-        let (incarnation, way) = identity(path);
-        let bytes = read_journal(io, path)?;
-        let blocks = find_blocks(&bytes, incarnation);
+    for (index, file) in files.iter().enumerate() {
+        let bytes = read_journal(io, &file.path)?;
+        let blocks = find_blocks(&bytes, file.incarnation);
         let last = blocks.iter().max_by_key(|block| block.seal.sequence);
         let (last, end) =
             last.map_or((0, 0), |block| (block.seal.sequence, block.start + block.seal.block_bytes as usize));
-        ends.push((last, strange_bytes(&bytes, end, incarnation)));
-        newest[way as usize] = last.max(newest[way as usize]);
+        ends.push((last, strange_bytes(&bytes, end, file.incarnation)));
+        let newest = &mut newest[file.way as usize];
+        *newest = last.max(*newest);
         for block in blocks {
             first_live = first_live.max(block.seal.first_live);
             located.push((block.seal.sequence, index, block.start));
@@ -147,18 +165,14 @@ fn locate_blocks(
     }
     located.sort_unstable();
     located.retain(|block| block.0 >= first_live);
-    for (path, (last, strange)) in files.iter().zip(ends) {
+    for (file, (last, strange)) in files.iter().zip(ends) {
         // Behind an older block a gap in the numbers tells.
-        if strange > 0 && (last == newest[identity(path).1 as usize] || last == 0) {
-            report.cut.push(format!("{}: {strange} bytes behind block {last}: no block", path.display()));
+        if strange > 0 && (last == newest[file.way as usize] || last == 0) {
+            let path = file.path.display();
+            report.cut.push(format!("{path}: {strange} bytes behind block {last}: no block"));
         }
     }
     Ok(located)
-}
-
-/// The incarnation and the way of a file that [`find_journals`] has found.
-fn identity(path: &Path) -> (u64, Way) {
-    path.file_name().and_then(|name| parse_file_name(&name.to_string_lossy())).unwrap_or((0, Way::Direct))
 }
 
 fn read_journal(io: &mut impl Io, path: &Path) -> Result<Vec<u8>, StorageError> {
@@ -171,13 +185,15 @@ fn replay_block(
     bytes: &[u8],
     block: &FoundBlock,
     target: &mut impl Target,
+    written_at: &mut u64,
 ) -> Result<(), StorageError> {
     target.report().journal_blocks += 1;
     for entry in &block.entries {
         replay_entry(io, block.bytes(bytes, entry), entry, target)?;
     }
-    let buffered: usize = target.logs().values().map(|log| log.buffer.len()).sum();
-    if buffered > BUFFERED_BYTES_MAX {
+    let replayed = target.report().bytes_replayed;
+    if replayed - *written_at > BUFFERED_BYTES_MAX {
+        *written_at = replayed;
         for log in target.logs().values_mut() {
             log.write_buffer(io)?;
         }
