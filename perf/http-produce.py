@@ -2,8 +2,9 @@
 """perf/http-produce.py [--check] [--requests N] [--repeat N] [--out FILE]: what POST /produce does, by perf/http-produce.jmx.
 
 JMeter runs the plan against a broker of its own for each number of users and acknowledgement, in rounds that alternate; then what a steady
-load over Kafka's protocol sees while HTTP is idle and while 10 users produce over it. With --check a short run only: every
-request acknowledged, every record there to be read. Prints a table in Markdown (--out: a file). JMeter's jars come from Maven
+load over Kafka's protocol sees while HTTP is idle, while 10 users produce over it, and while the same users produce to a second broker:
+there JMeter and HTTP take the same CPU and disk, but not from this broker, so the difference of the two is what HTTP does to the data path.
+With --check a short run only: every request acknowledged, every record there to be read. Prints a table in Markdown (--out: a file). JMeter's jars come from Maven
 into ${XDG_CACHE_HOME:-~/.cache}/ringlog-tests. RINGLOG names the binary (else target/release/ringlog), PORT the first port (19800).
 """
 import argparse
@@ -80,12 +81,12 @@ class Http:
             fields = stat.read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def jmeter(self, topic, users, loops, acks):
-        """Runs the plan; the samples as (elapsed ms, whether all was well), and the time between first and last."""
+    def jmeter(self, topic, users, loops, acks, rate=0):
+        """Runs the plan, at so many requests a second or (0) as fast as it goes; the samples as (elapsed ms, whether all was well), and the time between first and last."""
         out = os.path.join(self.dir, f"{topic}.jtl")
         run("java", "-Xmx512m", f"-Djmeter.home={HOME}", "-cp", f"{HOME}/lib/*:{HOME}/lib/ext/*", "org.apache.jmeter.NewDriver", "-n",
             "-t", os.path.join(HERE, "http-produce.jmx"), "-l", out, "-j", os.path.join(self.dir, "jmeter.log"), f"-Jport={self.port}",
-            f"-Jtopic={topic}", f"-Jthreads={users}", f"-Jloops={loops}", f"-Jacks={acks}", timeout=1800, cwd=self.dir)
+            f"-Jtopic={topic}", f"-Jthreads={users}", f"-Jloops={loops}", f"-Jacks={acks}", f"-Jper_minute={rate * 60 or 6_000_000}", timeout=1800, cwd=self.dir)
         with open(out, encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         begun = [int(row["timeStamp"]) for row in rows]
@@ -114,20 +115,44 @@ def measured(http, users, acks, requests):
             "p50": at(0.5), "p99": at(0.99), "max": took[-1], "cpu_us": cpu * 1e6 / len(samples)}
 
 
-def steady(http, users, seconds):
-    """Percentiles of a load over Kafka's protocol, with and without users on HTTP."""
+def steady(http, to, users, options):
+    """Percentiles of a load over Kafka's protocol on `http`, while so many users send `options.http_rate` requests a second to the broker `to`."""
     report = os.path.join(http.dir, "load.json")
-    load = subprocess.Popen([binary(), "load", "--quiet", "--bootstrap", http.broker.address, "--rate", "2000", "--duration", f"{seconds}s",
-                             "--json", report], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    requests = 0
-    began = time.monotonic()
-    while users and time.monotonic() - began < seconds - 5:
-        samples, _ = http.jmeter(http.topic(), users, 200, "all")
-        requests += len(samples)
+    seconds, warmup = options.seconds, 12 if users else 2  # JMeter's start takes several seconds of both cores
+    load = subprocess.Popen([binary(), "load", "--quiet", "--bootstrap", http.broker.address, "--rate", "2000", "--warmup", f"{warmup}s",
+                             "--duration", f"{seconds}s", "--max-lag", "1h", "--json", report], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL)
+    rate = 0.0
+    if users:
+        samples, took = to.jmeter(to.topic(), users, max(1, options.http_rate * (seconds + warmup) // users), "all", options.http_rate)
+        rate = len(samples) / took
     load.wait(seconds + 120)
     with open(report, encoding="utf-8") as file:
         ack = json.load(file)["latency"]["ack"]
-    return {"users": users, "requests": requests, "p50": ack["p50_ns"] / 1e6, "p99": ack["p99_ns"] / 1e6, "p99.9": ack["p99_9_ns"] / 1e6}
+    return {"rate": rate, "p50": ack["p50_ns"] / 1e6, "p99": ack["p99_ns"] / 1e6, "p99.9": ack["p99_9_ns"] / 1e6}
+
+
+def neighbours(http, options):
+    """The table of what a steady load sees beside HTTP."""
+    lines = ["", f"The same broker under 2,000 records/s of 1 KiB over Kafka's protocol (`ringlog load --rate 2000`, acks=all), its acknowledgements while "
+             f"10 users send {options.http_rate} requests/s, to a second broker and to this one. Medians of {options.beside} rounds in turn, in brackets the least and the most:", "",
+             "| HTTP meanwhile | HTTP requests/s | p50 ms | p99 ms | p99.9 ms |", "|:--|--:|--:|--:|--:|"]
+    directory = os.path.join(http.dir, "second")
+    os.makedirs(directory)
+    second = Http(directory)
+    try:
+        cases = [("none", second, 0), ("to a second broker", second, 10), ("to this broker", http, 10)]
+        rounds = []
+        for number in range(options.beside):
+            order = cases if number % 2 == 0 else cases[::-1]
+            rounds.append({case: steady(http, to, users, options) for case, to, users in order})
+    finally:
+        second.broker.stop()
+    for case, _, _ in cases:
+        show = lambda name, digits: "{1:,.{0}f} ({2:,.{0}f}–{3:,.{0}f})".format(
+            digits, statistics.median(one[case][name] for one in rounds), min(one[case][name] for one in rounds), max(one[case][name] for one in rounds))
+        lines.append(f"| {case} | {show('rate', 0)} | {show('p50', 2)} | {show('p99', 2)} | {show('p99.9', 2)} |")
+    return lines
 
 
 def table(http, options):
@@ -143,12 +168,7 @@ def table(http, options):
         of = lambda name: sorted(one[index][name] for one in rounds)
         show = lambda name: f"{statistics.median(of(name)):,.0f} ({of(name)[0]:,.0f}–{of(name)[-1]:,.0f})"
         lines.append(f"| {users} | {acks} | {show('per_second')} | {show('p50')} | {show('p99')} | {show('max')} | {show('cpu_us')} | {sum(of('refused'))} |")
-    lines += ["", "The same broker under 2,000 records/s of 1 KiB over Kafka's protocol (`ringlog load --rate 2000`, acks=all), its acknowledgements:", "",
-              "| users on HTTP | HTTP requests | p50 ms | p99 ms | p99.9 ms |", "|--:|--:|--:|--:|--:|"]
-    for _ in range(options.repeat):
-        for users in (0, 10):
-            one = steady(http, users, options.seconds)
-            lines.append(f"| {users} | {one['requests']:,} | {one['p50']:.2f} | {one['p99']:.2f} | {one['p99.9']:.2f} |")
+    lines += neighbours(http, options)
     return "\n".join(lines) + "\n"
 
 
@@ -158,6 +178,8 @@ def main():
     parser.add_argument("--requests", type=int, default=20000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--beside", type=int, default=5, help="rounds of the load beside HTTP")
+    parser.add_argument("--http-rate", type=int, default=500, help="requests a second beside it")
     parser.add_argument("--out")
     options = parser.parse_args()
     options.load_average = os.getloadavg()[0]
