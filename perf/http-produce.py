@@ -81,12 +81,12 @@ class Http:
             fields = stat.read().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def jmeter(self, topic, users, loops, acks, rate=0):
-        """Runs the plan, at so many requests a second or (0) as fast as it goes; the samples as (elapsed ms, whether all was well), and the time between first and last."""
+    def jmeter(self, topic, users, loops, acks, pause_ms=0):
+        """Runs the plan, each user pausing between its requests; the samples as (elapsed ms, whether all was well), and the time between first and last."""
         out = os.path.join(self.dir, f"{topic}.jtl")
         run("java", "-Xmx512m", f"-Djmeter.home={HOME}", "-cp", f"{HOME}/lib/*:{HOME}/lib/ext/*", "org.apache.jmeter.NewDriver", "-n",
             "-t", os.path.join(HERE, "http-produce.jmx"), "-l", out, "-j", os.path.join(self.dir, "jmeter.log"), f"-Jport={self.port}",
-            f"-Jtopic={topic}", f"-Jthreads={users}", f"-Jloops={loops}", f"-Jacks={acks}", f"-Jper_minute={rate * 60 or 6_000_000}", timeout=1800, cwd=self.dir)
+            f"-Jtopic={topic}", f"-Jthreads={users}", f"-Jloops={loops}", f"-Jacks={acks}", f"-Jpause_ms={pause_ms}", timeout=1800, cwd=self.dir)
         with open(out, encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         begun = [int(row["timeStamp"]) for row in rows]
@@ -116,7 +116,7 @@ def measured(http, users, acks, requests):
 
 
 def steady(http, to, users, options):
-    """Percentiles of a load over Kafka's protocol on `http`, while so many users send `options.http_rate` requests a second to the broker `to`."""
+    """Percentiles of a load over Kafka's protocol on `http`, while so many users, each pausing between its requests, produce to the broker `to`."""
     report = os.path.join(http.dir, "load.json")
     seconds, warmup = options.seconds, 12 if users else 2  # JMeter's start takes several seconds of both cores
     load = subprocess.Popen([binary(), "load", "--quiet", "--bootstrap", http.broker.address, "--rate", "2000", "--warmup", f"{warmup}s",
@@ -124,7 +124,7 @@ def steady(http, to, users, options):
                             stderr=subprocess.DEVNULL)
     rate = 0.0
     if users:
-        samples, took = to.jmeter(to.topic(), users, max(1, options.http_rate * (seconds + warmup) // users), "all", options.http_rate)
+        samples, took = to.jmeter(to.topic(), users, (seconds + warmup) * 1000 // options.pause_ms, "all", options.pause_ms)
         rate = len(samples) / took
     load.wait(seconds + 120)
     with open(report, encoding="utf-8") as file:
@@ -135,7 +135,7 @@ def steady(http, to, users, options):
 def neighbours(http, options):
     """The table of what a steady load sees beside HTTP."""
     lines = ["", f"The same broker under 2,000 records/s of 1 KiB over Kafka's protocol (`ringlog load --rate 2000`, acks=all), its acknowledgements while "
-             f"10 users send {options.http_rate} requests/s, to a second broker and to this one. Medians of {options.beside} rounds in turn, in brackets the least and the most:", "",
+             f"10 users produce over HTTP, with {options.pause_ms} ms between their requests, to a second broker and to this one. Medians of {options.beside} rounds in turn, in brackets the least and the most:", "",
              "| HTTP meanwhile | HTTP requests/s | p50 ms | p99 ms | p99.9 ms |", "|:--|--:|--:|--:|--:|"]
     directory = os.path.join(http.dir, "second")
     os.makedirs(directory)
@@ -179,7 +179,7 @@ def main():
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--beside", type=int, default=5, help="rounds of the load beside HTTP")
-    parser.add_argument("--http-rate", type=int, default=500, help="requests a second beside it")
+    parser.add_argument("--pause-ms", type=int, default=20, help="what a user beside it waits between its requests")
     parser.add_argument("--out")
     options = parser.parse_args()
     options.load_average = os.getloadavg()[0]
