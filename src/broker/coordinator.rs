@@ -325,7 +325,7 @@ impl Broker {
     pub(super) fn coordinator_deadline_ns(&self) -> u64 {
         let Some(coordinator) = &self.coordinator else { return u64::MAX };
         if !coordinator.loading.is_empty() {
-            return self.now_ns;
+            return self.next_tick_ns;
         }
         coordinator
             .groups
@@ -333,8 +333,7 @@ impl Broker {
             .map_or(u64::MAX, |ms| (ms.max(0) as u64).saturating_mul(1_000_000))
     }
 
-    pub(super) fn coordinator_tick(&mut self, io: &mut impl Io) {
-        self.load_step(io);
+    pub(super) fn run_group_timers(&mut self, io: &mut impl Io) {
         let now = self.group_now();
         let Some(coordinator) = &mut self.coordinator else { return };
         if coordinator.groups.next_deadline_ms().is_some_and(|at| at <= now.monotonic_ms) {

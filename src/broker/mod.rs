@@ -63,8 +63,10 @@ use transactions::Transactions;
 
 /// How often gathers are looked through for those whose time is over.
 const TIMEOUT_CHECK_NS: u64 = 250_000_000;
-/// Storage's own timers are run this often.
+/// Storage's own timers, and a step of what is being loaded, are run this often.
 const TICK_NS: u64 = 50_000_000;
+/// The coordinators' timers are run this often at most: theirs are milliseconds.
+const TIMERS_NS: u64 = 1_000_000;
 
 /// Replies that wait for their clients hold this part of a shard's memory at most.
 const REPLY_MEMORY_PART: usize = 8;
@@ -116,6 +118,7 @@ pub struct Broker {
     now_ns: u64,
     wall_ms: i64,
     next_tick_ns: u64,
+    next_timers_ns: u64,
     next_timeout_check_ns: u64,
     /// Parked fetches by the end of their wait. An entry of a fetch answered before is skipped.
     fetch_deadlines: BinaryHeap<Reverse<(u64, u32, u32)>>,
@@ -161,6 +164,7 @@ impl Broker {
             now_ns: io.now(),
             wall_ms: io.wall_ms(),
             next_tick_ns: 0,
+            next_timers_ns: 0,
             next_timeout_check_ns: 0,
             fetch_deadlines: BinaryHeap::new(),
             done: Vec::new(),
@@ -432,10 +436,15 @@ impl Broker {
         if self.now_ns >= self.next_tick_ns {
             self.next_tick_ns = self.now_ns + TICK_NS;
             self.storage.tick(io, self.wall_ms);
-            self.coordinator_tick(io);
-            self.transactions_tick(io);
+            self.load_step(io);
+            self.load_transactions(io);
         } else if self.loads_more() {
             self.load_step(io);
+        }
+        if self.now_ns >= self.next_timers_ns {
+            self.next_timers_ns = self.now_ns + TIMERS_NS;
+            self.run_group_timers(io);
+            self.run_transaction_timers(io);
         }
         if self.now_ns >= self.next_timeout_check_ns {
             self.next_timeout_check_ns = self.now_ns + TIMEOUT_CHECK_NS;
@@ -465,7 +474,7 @@ impl Broker {
         let timeouts = if self.gathers.is_empty() { u64::MAX } else { self.next_timeout_check_ns };
         let storage = self.storage.next_deadline().max(self.next_tick_ns);
         let coordinators = self.coordinator_deadline_ns().min(self.transactions_deadline_ns());
-        let coordinator = if self.loads_more() { self.now_ns } else { coordinators.max(self.next_tick_ns) };
+        let coordinator = if self.loads_more() { self.now_ns } else { coordinators.max(self.next_timers_ns) };
         fetch.min(timeouts).min(storage).min(coordinator)
     }
 

@@ -330,14 +330,13 @@ impl Broker {
     pub(super) fn transactions_deadline_ns(&self) -> u64 {
         let Some(transactions) = &self.transactions else { return u64::MAX };
         if !transactions.loading.is_empty() {
-            return self.now_ns;
+            return self.next_tick_ns;
         }
         let deadline_ms = transactions.coordinator.next_deadline_ms();
         deadline_ms.map_or(u64::MAX, |ms| (ms.max(0) as u64).saturating_mul(1_000_000))
     }
 
-    pub(super) fn transactions_tick(&mut self, io: &mut impl Io) {
-        self.load_transactions(io);
+    pub(super) fn run_transaction_timers(&mut self, io: &mut impl Io) {
         let now = self.transaction_now();
         let Some(transactions) = &self.transactions else { return };
         if transactions.coordinator.next_deadline_ms().is_some_and(|at| at <= now.monotonic_ms) {
@@ -382,7 +381,7 @@ impl Broker {
     }
 
     /// One bounded step of loading each partition.
-    fn load_transactions(&mut self, io: &mut impl Io) {
+    pub(super) fn load_transactions(&mut self, io: &mut impl Io) {
         let Some(transactions) = &self.transactions else { return };
         let loading: Vec<(i32, i64)> =
             transactions.loading.iter().map(|(&partition, &next)| (partition, next)).collect();

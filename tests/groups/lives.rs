@@ -8,6 +8,7 @@ use ringlog::protocol::messages::consumer_group_heartbeat_request::{
 };
 use ringlog::protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
 use ringlog::protocol::messages::find_coordinator_request::FindCoordinatorRequest;
+use ringlog::protocol::messages::join_group_request::{JoinGroupRequest, JoinGroupRequestProtocol};
 use ringlog::protocol::{ErrorCode, Uuid};
 
 use crate::shard::OneShard;
@@ -75,13 +76,43 @@ impl Member {
     }
 }
 
+fn find_coordinator(broker: &mut OneShard) {
+    let find = FindCoordinatorRequest { coordinator_keys: vec![GROUP.into()].into(), ..Default::default() };
+    broker.ask(4, &find);
+}
+
+/// It waited for the broker's next tick, up to 50 ms.
+#[test]
+fn a_group_that_need_not_wait_for_members_forms_at_once() {
+    let mut broker = OneShard::with(1, &["group.initial.rebalance.delay.ms=0"]);
+    find_coordinator(&mut broker);
+    broker.rest(1);
+    for number in 0..4 {
+        let group = format!("{GROUP}-{number}");
+        let protocol = JoinGroupRequestProtocol { name: "range".into(), metadata: b"".into() };
+        let request = JoinGroupRequest {
+            group_id: (&*group).into(),
+            session_timeout_ms: 30_000,
+            rebalance_timeout_ms: 30_000,
+            protocol_type: "consumer".into(),
+            protocols: [protocol].into(),
+            ..Default::default()
+        };
+        let began_ns = broker.world.now();
+        let frame = broker.ask(3, &request);
+        let (_, answer) = decode_response::<JoinGroupRequest<'_>>(&frame, 3).unwrap();
+        assert_eq!(answer.error_code, 0);
+        let took_ns = broker.world.now() - began_ns;
+        assert!(took_ns < 10_000_000, "{took_ns} ns of virtual time");
+    }
+}
+
 #[test]
 fn a_pattern_finds_a_topic_that_was_created_just_before_a_restart() {
     let mut broker = OneShard::new(1);
     let mut member = Member::default();
     create(&mut broker, "t-1");
-    let find = FindCoordinatorRequest { coordinator_keys: vec![GROUP.into()].into(), ..Default::default() };
-    broker.ask(4, &find);
+    find_coordinator(&mut broker);
     member.beat_until_it_has(&mut broker, 1);
     create(&mut broker, "t-2");
     broker.restart();

@@ -37,6 +37,10 @@ pub struct OneShard {
 
 impl OneShard {
     pub fn new(seed: u64) -> OneShard {
+        OneShard::with(seed, &[])
+    }
+
+    pub fn with(seed: u64, more: &[&str]) -> OneShard {
         let world = SimWorld::new(seed, SimOptions::default());
         world.set_cooperative(true);
         let dir = PathBuf::from(DIR);
@@ -45,6 +49,7 @@ impl OneShard {
         let mut settings = Settings::new();
         settings.add_set(&format!("log.dirs={DIR}"));
         settings.add_set("listeners=PLAINTEXT://10.0.0.1:9092");
+        more.iter().for_each(|setting| settings.add_set(setting));
         let config = Arc::new(settings.resolve().unwrap().0);
         let shard = shard(&world, &config);
         let client = world.client_connect(SocketAddr::from(ADDRESS), 64 << 10);
