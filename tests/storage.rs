@@ -107,7 +107,10 @@ impl Scene {
     }
 
     fn with(seed: u64, shards: u32, config: LogConfig, journal_bytes: (u64, u64)) -> Scene {
-        let world = SimWorld::new(seed, SimOptions::default());
+        Scene::of(SimWorld::new(seed, SimOptions::default()), shards, config, journal_bytes)
+    }
+
+    fn of(world: SimWorld, shards: u32, config: LogConfig, journal_bytes: (u64, u64)) -> Scene {
         world.add_disk(Path::new("/disk"));
         world.create_dir_all(Path::new(DIR));
         let (shards_open, failures, report) = Default::default();

@@ -206,6 +206,10 @@ impl Storage {
             self.retire_wanted(io, id, false);
         }
         let Some(log) = self.logs.get_mut(id) else { return };
+        // Before the next flush: a log that is written to all the time always has one to make, and journal files wait for the sync.
+        if log.synced_offset < log.sync_to && log.sync_to <= log.flushed_offset {
+            return self.start_sync(io, id);
+        }
         let flushable = log.tail.front().is_some_and(|run| run.next_offset <= log.high_watermark);
         let wanted = log.flushed_offset < log.flush_to || log.tail_bytes >= FLUSH_BYTES;
         if flushable && wanted {

@@ -94,3 +94,26 @@ fn journal_files_are_freed_under_many_logs() {
         assert_eq!(scene.end(0, log), 96);
     }
 }
+
+/// A log that is written to all the time has another flush to make whenever one ends: its sync must not wait for a rest, or the
+/// journal fills, and appends wait.
+#[test]
+fn a_log_that_never_rests_is_synced() {
+    let journal_max_bytes = 32 << 20;
+    let slow = SimOptions { write_ns: (4_000_000, 5_000_000), ..SimOptions::default() };
+    let mut scene = Scene::of(SimWorld::new(1, slow), 1, config(), (1 << 20, journal_max_bytes));
+    let log = scene.create(0, &topic("t", 1));
+    let (mut appended_bytes, mut most_bytes) = (0, 0);
+    while appended_bytes < 3 * journal_max_bytes {
+        let storage = &scene.shards[0].storage;
+        let state = &storage.dir_states()[0];
+        most_bytes = most_bytes.max(state.journal_bytes);
+        if state.tail_bytes < 4 << 20 && storage.has_room(log) {
+            scene.append(0, log, 1, 200 << 10);
+            appended_bytes += 200 << 10;
+        } else {
+            scene.turn(0);
+        }
+    }
+    assert!(most_bytes < journal_max_bytes * 3 / 4, "{most_bytes}");
+}
