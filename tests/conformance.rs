@@ -143,7 +143,6 @@ cases! {
     a_read_is_short_only_at_the_end
     a_buffered_file_takes_any_length
     a_file_is_truncated_and_grown
-    space_is_allocated
     files_are_renamed_and_unlinked
     directories_are_made_listed_and_removed
     a_directory_is_synced

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::{Errno as SystemError, ReadWriteFlags};
 
 use super::buffer::{AlignedBuf, Slice};
@@ -21,7 +21,6 @@ pub(super) enum Task<F> {
     Write { file: F, offset: u64, data: Slice, sync: bool },
     Sync { file: F, data_only: bool },
     Truncate { file: F, len: u64 },
-    Allocate { file: F, offset: u64, len: u64 },
     Rename { from: PathBuf, to: PathBuf },
     Unlink { path: PathBuf },
     RemoveDir { path: PathBuf },
@@ -51,9 +50,6 @@ impl<F: AsFd> Task<F> {
             Task::Sync { file, data_only: true } => nothing(rustix::fs::fdatasync(file)),
             Task::Sync { file, data_only: false } => nothing(rustix::fs::fsync(file)),
             Task::Truncate { file, len } => nothing(rustix::fs::ftruncate(file, len)),
-            Task::Allocate { file, offset, len } => {
-                nothing(rustix::fs::fallocate(file, FallocateFlags::empty(), offset, len))
-            }
             Task::Rename { from, to } => nothing(rustix::fs::rename(from, to)),
             Task::Unlink { path } => nothing(rustix::fs::unlinkat(CWD, path, AtFlags::empty())),
             Task::RemoveDir { path } => nothing(rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR)),

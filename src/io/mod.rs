@@ -132,11 +132,6 @@ pub enum Op {
         file: Handle,
         len: u64,
     },
-    Allocate {
-        file: Handle,
-        offset: u64,
-        len: u64,
-    },
     Rename {
         from: PathBuf,
         to: PathBuf,

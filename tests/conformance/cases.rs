@@ -54,7 +54,6 @@ pub fn all<I: Io>() -> Vec<(&'static str, Case<I>)> {
         a_read_is_short_only_at_the_end
         a_buffered_file_takes_any_length
         a_file_is_truncated_and_grown
-        space_is_allocated
         files_are_renamed_and_unlinked
         directories_are_made_listed_and_removed
         a_directory_is_synced
@@ -717,17 +716,6 @@ fn a_file_is_truncated_and_grown<I: Io>(io: &mut I, env: &mut dyn Env) {
     grown.resize(6_000, 0);
     assert_eq!(io.read(file, 0, 20_000), grown, "what was cut off does not come back");
     assert_eq!(io.io.list_dir(&env.dir()).unwrap()[0].len, 6_000);
-}
-
-fn space_is_allocated<I: Io>(io: &mut I, env: &mut dyn Env) {
-    let mut io = Driver::new(io);
-    let file = io.open(env.dir().join("file"), DIRECT);
-    assert_eq!(io.write(file, 0, &[7; 4096]), Ok(4096));
-    assert_eq!(io.ok(Op::Allocate { file, offset: 0, len: 1 << 20 }), 0);
-    assert_eq!(io.io.list_dir(&env.dir()).unwrap()[0].len, 1 << 20);
-    let bytes = io.read(file, 0, 8192);
-    assert!(bytes[..4096] == [7; 4096] && bytes[4096..] == [0; 4096]);
-    assert_eq!(io.error(Op::Allocate { file, offset: 0, len: 0 }), libc::EINVAL);
 }
 
 fn files_are_renamed_and_unlinked<I: Io>(io: &mut I, env: &mut dyn Env) {

@@ -20,7 +20,6 @@ pub enum Action {
     Write,
     Sync,
     Truncate,
-    Allocate,
     Rename,
     Unlink,
     CreateDir,
@@ -444,11 +443,6 @@ impl Disk {
         }
         self.used_bytes = self.used_bytes - before + rounded(len);
         Ok(())
-    }
-
-    pub fn allocate(&mut self, node: NodeId, offset: u64, len: u64) -> Result<(), Errno> {
-        let end = offset + len;
-        if end > self.len(node) { self.truncate(node, end) } else { Ok(()) }
     }
 
     // ---- durability ----

@@ -533,8 +533,7 @@ impl World {
             Op::Read { file, .. }
             | Op::Write { file, .. }
             | Op::Sync { file, .. }
-            | Op::Truncate { file, .. }
-            | Op::Allocate { file, .. } => self.resource(driver, *file).ok(),
+            | Op::Truncate { file, .. } => self.resource(driver, *file).ok(),
             _ => None,
         };
         check_alignment(&op, file.as_ref());
@@ -592,11 +591,6 @@ impl World {
                 self.change_file(Action::Truncate, file, |disk, node| disk.truncate(node, len)),
                 Payload::None,
             ),
-            Op::Allocate { len: 0, .. } => (Err(Errno(libc::EINVAL)), Payload::None),
-            Op::Allocate { offset, len, .. } => {
-                let allocate = |disk: &mut Disk, node| disk.allocate(node, offset, len);
-                (self.change_file(Action::Allocate, file, allocate), Payload::None)
-            }
             op => (self.change_names(op), Payload::None),
         };
         self.complete(driver, token, result, payload);

@@ -72,7 +72,6 @@ impl PollIo {
             }
             Op::Sync { file, data_only } => Task::Sync { file: self.file(file)?, data_only },
             Op::Truncate { file, len } => Task::Truncate { file: self.file(file)?, len },
-            Op::Allocate { file, offset, len } => Task::Allocate { file: self.file(file)?, offset, len },
             Op::Rename { from, to } => Task::Rename { from, to },
             Op::Unlink { path } => Task::Unlink { path },
             Op::RemoveDir { path } => Task::RemoveDir { path },

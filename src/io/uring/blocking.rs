@@ -34,7 +34,7 @@ impl UringIo {
             Op::Read { buf, len, .. } => buf.arena().is_some() || *len > buf.len(),
             Op::Write { data, .. } => data.arena().is_some(),
             Op::Close { handle } => self.handles.get(*handle).is_none_or(|open| open.ops > 0),
-            Op::Open { .. } | Op::Sync { .. } | Op::Truncate { .. } | Op::Allocate { .. } => false,
+            Op::Open { .. } | Op::Sync { .. } | Op::Truncate { .. } => false,
             Op::Rename { .. } | Op::Unlink { .. } | Op::RemoveDir { .. } | Op::CreateDir { .. } => false,
             _ => true,
         }
@@ -56,7 +56,6 @@ impl UringIo {
             }
             Op::Sync { file: handle, data_only } => Task::Sync { file: file(handle)?, data_only },
             Op::Truncate { file: handle, len } => Task::Truncate { file: file(handle)?, len },
-            Op::Allocate { file: handle, offset, len } => Task::Allocate { file: file(handle)?, offset, len },
             Op::Rename { from, to } => Task::Rename { from, to },
             Op::Unlink { path } => Task::Unlink { path },
             Op::RemoveDir { path } => Task::RemoveDir { path },

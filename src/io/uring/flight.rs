@@ -71,11 +71,6 @@ pub(super) enum Pending {
         file: Handle,
         len: u64,
     },
-    Allocate {
-        file: Handle,
-        offset: u64,
-        len: u64,
-    },
     Rename {
         from: CString,
         to: CString,
@@ -132,8 +127,7 @@ impl Flight {
             | Pending::Read { transfer: Transfer { file: handle, .. }, .. }
             | Pending::Write { transfer: Transfer { file: handle, .. }, .. }
             | Pending::Sync { file: handle, .. }
-            | Pending::Truncate { file: handle, .. }
-            | Pending::Allocate { file: handle, .. } => Some(*handle),
+            | Pending::Truncate { file: handle, .. } => Some(*handle),
             _ => None,
         }
     }
@@ -186,7 +180,6 @@ impl Flight {
                 opcode::Fsync::new(fd).flags(flags).build()
             }
             Pending::Truncate { len, .. } => opcode::Ftruncate::new(fd, *len).build(),
-            Pending::Allocate { offset, len, .. } => opcode::Fallocate::new(fd, *len).offset(*offset).build(),
             Pending::Rename { from, to } => {
                 opcode::RenameAt::new(here, from.as_ptr(), here, to.as_ptr()).build()
             }

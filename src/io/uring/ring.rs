@@ -98,7 +98,7 @@ const NOTHING: RingFeatures = RingFeatures {
     registered_buffers: false,
 };
 
-const REQUIRED: [(u8, &str); 17] = [
+const REQUIRED: [(u8, &str); 16] = [
     (opcode::AcceptMulti::CODE, "IORING_OP_ACCEPT"),
     (opcode::Connect::CODE, "IORING_OP_CONNECT"),
     (opcode::RecvMulti::CODE, "IORING_OP_RECV"),
@@ -110,7 +110,6 @@ const REQUIRED: [(u8, &str); 17] = [
     (opcode::Read::CODE, "IORING_OP_READ"),
     (opcode::Write::CODE, "IORING_OP_WRITE"),
     (opcode::Fsync::CODE, "IORING_OP_FSYNC"),
-    (opcode::Fallocate::CODE, "IORING_OP_FALLOCATE"),
     (opcode::RenameAt::CODE, "IORING_OP_RENAMEAT"),
     (opcode::UnlinkAt::CODE, "IORING_OP_UNLINKAT"),
     (opcode::MkDirAt::CODE, "IORING_OP_MKDIRAT"),

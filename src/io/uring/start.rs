@@ -57,7 +57,6 @@ impl UringIo {
                 return Ok(());
             }
             Op::Truncate { file, len } => Pending::Truncate { file, len },
-            Op::Allocate { file, offset, len } => Pending::Allocate { file, offset, len },
             Op::Rename { from, to } => {
                 Pending::Rename { from: c_path(from).map_err(plain)?, to: c_path(to).map_err(plain)? }
             }
