@@ -55,6 +55,14 @@ pub struct Now {
     pub wall_ms: i64,
 }
 
+impl Now {
+    /// The time since a stored one; none where that lies ahead. A wall clock that was set back must hold nothing up until it is
+    /// there again: who waits for some time to pass takes none for long enough.
+    pub fn since_ms(self, stored_ms: i64) -> Option<i64> {
+        Some(self.wall_ms.saturating_sub(stored_ms)).filter(|passed_ms| *passed_ms >= 0)
+    }
+}
+
 /// What the shard has to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {

@@ -81,16 +81,15 @@ impl Turn<'_> {
         let key = TimerKey::Patterns { partition: self.partition, group: group.id.clone() };
         let Some(consumer) = &mut group.consumer else { return };
         let subscribed = consumer.subscribed_patterns().len();
-        // A clock that was set back must not hold it up until it is there again.
-        let after_ms = self.now.wall_ms.saturating_sub(last.timestamp_ms);
-        let is_recent = (0..=REFRESH_INTERVAL_MIN_MS).contains(&after_ms);
+        let passed_ms = self.now.since_ms(last.timestamp_ms);
+        let is_recent = passed_ms.is_some_and(|passed_ms| passed_ms <= REFRESH_INTERVAL_MIN_MS);
         if subscribed == 0 || consumer.is_resolving || is_recent {
             return;
         }
         let is_due = is_due
             || subscribed != last.patterns
             || last.version < topics.created_version() as i64
-            || !(0..=interval_ms).contains(&after_ms);
+            || passed_ms.is_none_or(|passed_ms| passed_ms > interval_ms);
         if is_due {
             consumer.is_resolving = true;
             self.timers.schedule(key, self.now.monotonic_ms, Payload::None);

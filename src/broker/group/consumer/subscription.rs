@@ -152,9 +152,8 @@ impl Turn<'_> {
         let Some(consumer) = &group.consumer else { return Ok(()) };
         let (epoch, target) = (consumer.epoch(), consumer.target_epoch());
         let interval_ms = i64::from(self.config.consumer.assignment_interval_ms(&group.id));
-        // A clock that was set back must not hold it up until it is there again.
-        let after_ms = self.now.wall_ms.saturating_sub(target.timestamp_ms);
-        let is_due = target.timestamp_ms == 0 || !(0..interval_ms).contains(&after_ms);
+        let passed_ms = self.now.since_ms(target.timestamp_ms);
+        let is_due = target.timestamp_ms == 0 || passed_ms.is_none_or(|passed_ms| passed_ms >= interval_ms);
         if target.epoch >= epoch || !is_due {
             return Ok(());
         }
