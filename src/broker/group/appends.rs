@@ -214,6 +214,12 @@ impl Appends {
         self.pending.remove(&id)
     }
 
+    /// Whether an append under way deletes the group.
+    pub fn is_deleting(&self, group: &str) -> bool {
+        let mut deleted = self.pending.values().flat_map(|pending| &pending.deleted_groups);
+        deleted.any(|id| **id == *group)
+    }
+
     /// The last append under way for a partition.
     pub fn last_of(&self, partition: i32) -> Option<AppendId> {
         self.last.get(&partition).copied().filter(|id| self.pending.contains_key(id))

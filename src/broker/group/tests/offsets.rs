@@ -329,6 +329,26 @@ fn a_deletion_that_fails_leaves_the_group() {
     assert_eq!(w.coordinator.stats(), GroupStats::default());
 }
 
+/// Such a group was neither there nor gone until the next start.
+#[test]
+fn an_offset_whose_deletion_failed_keeps_its_group() {
+    let mut w = World::new();
+    w.commit("g", &[("payments", 0, 1)]);
+    w.prompt = false;
+    let gone = DeletedTopic { name: "payments".into(), id: Uuid([2; 16]) };
+    let mut out = Vec::new();
+    w.coordinator.topics_deleted(w.now, &[gone], &mut out);
+    w.carry_out(out);
+    let _ = delete_groups(&mut w, &["g"]);
+    w.fail(ErrorCode::NotEnoughReplicas);
+    w.report();
+    assert_eq!((w.state("g"), w.fetch("g")), ("Empty", vec![("payments".into(), 0, 1)]));
+    w.prompt = true;
+    let ticket = delete_groups(&mut w, &["g"]);
+    assert_eq!(deleted(&mut w, ticket), vec![ErrorCode::None]);
+    assert_eq!(w.coordinator.stats(), GroupStats::default());
+}
+
 #[test]
 fn a_deletion_larger_than_a_batch() {
     let mut w = World::with(GroupConfig { batch_bytes_max: 600, ..GroupConfig::default() });
