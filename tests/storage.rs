@@ -22,8 +22,8 @@ use ringlog::record::batch::batches;
 use ringlog::record::builder::{BatchBuilder, BatchOptions};
 use ringlog::record::compression::Compressor;
 use ringlog::storage::{
-    self, AckLevel, AppendError, AppendOptions, Appended, Event, LogConfig, LogId, Lookup, ReadError,
-    ReadOutcome, ReadRange, RecoveryReport, Storage, StorageOptions, TopicPartition,
+    self, AckLevel, AppendError, AppendOptions, Appended, CleanerOptions, Event, LogConfig, LogId, Lookup,
+    ReadError, ReadOutcome, ReadRange, RecoveryReport, Storage, StorageOptions, TopicPartition,
 };
 use sim_io::sim_disk::{Action, FaultRule};
 use sim_io::{Crash, SimIo, SimOptions, SimWorld};
@@ -507,6 +507,39 @@ fn a_producer_goes_on_when_its_newest_batches_have_expired() {
             expired(seed as u64, crash, after_ms);
         }
     }
+}
+
+/// How long producers are remembered counted for logs opened after it was set, and at a start not even for these.
+#[test]
+fn how_long_producers_are_remembered_may_change_at_any_time() {
+    const DAY_MS: i64 = 86_400_000;
+    let mut scene = Scene::new(1, 1);
+    let made_ms = scene.world.wall_ms();
+    let first = |scene: &mut Scene, log| {
+        let numbered =
+            BatchOptions { producer_id: 7, producer_epoch: 0, base_sequence: 0, ..Default::default() };
+        append_as(&mut scene.shards[0], log, 100, made_ms, numbered).unwrap()
+    };
+    let of = topic("t", 1);
+    let log = scene.create(0, &of);
+    assert!(!first(&mut scene, log).duplicate);
+    scene.acknowledged(0, log);
+    scene.stop();
+    scene.world.jump_wall_ms(2 * DAY_MS);
+    scene.start(1, std::slice::from_ref(&of));
+    let log = scene.open(0, &of);
+    let cleaner = CleanerOptions::default();
+    scene.shards[0].storage.configure(cleaner.clone(), 3 * DAY_MS);
+    retention_round(&mut scene);
+    assert!(first(&mut scene, log).duplicate);
+    scene.shards[0].storage.configure(cleaner, DAY_MS);
+    retention_round(&mut scene);
+    assert!(!first(&mut scene, log).duplicate);
+}
+
+/// Logs are looked at every five minutes.
+fn retention_round(scene: &mut Scene) {
+    (0..4).for_each(|_| scene.pass_ms(90_000));
 }
 
 fn expired(seed: u64, crash: Crash, after_ms: u64) {

@@ -139,6 +139,10 @@ impl<I: Io> Shard<I> {
         self.frames.rest(self.io.now());
         self.close_slow_reader();
         self.close_for_stop();
+        if self.followed.is_none() {
+            // What had been set before the start counts when logs are first looked at.
+            self.follow_config();
+        }
         self.broker.end_turn(&mut self.io);
         // Before whoever changed it hears that it is done.
         self.follow_config();

@@ -231,15 +231,13 @@ pub struct MarkerAppend {
 /// Limits of the state of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProducerStateConfig {
-    /// `producer.id.expiration.ms`
-    pub expiration_ms: i64,
     /// The producers remembered, at least 8. Past it the longest idle eighth is forgotten.
     pub producers_max: usize,
 }
 
 impl Default for ProducerStateConfig {
     fn default() -> ProducerStateConfig {
-        ProducerStateConfig { expiration_ms: 86_400_000, producers_max: 100_000 }
+        ProducerStateConfig { producers_max: 100_000 }
     }
 }
 
@@ -261,13 +259,11 @@ impl ProducerState {
         ProducerState { config, ..ProducerState::default() }
     }
 
-    /// Starts over from a snapshot taken at `end_offset`, without the producers that have expired by now.
-    pub fn load(&mut self, entries: Vec<ProducerStateEntry>, end_offset: i64, now_ms: i64) {
+    /// Starts over from a snapshot taken at `end_offset`. Producers that have expired by now go with the next
+    /// [`ProducerState::remove_expired`].
+    pub fn load(&mut self, entries: Vec<ProducerStateEntry>, end_offset: i64) {
         self.clear(end_offset);
         for entry in entries {
-            if self.is_expired(&entry, now_ms) {
-                continue;
-            }
             if let Some(first_offset) = entry.current_txn_first_offset {
                 self.ongoing_txns.insert(first_offset, entry.producer_id);
             }
@@ -450,10 +446,10 @@ impl ProducerState {
         Some((*first_offset, self.entry(*producer_id)?.last_timestamp))
     }
 
-    /// Forgets producers idle for too long; never one with an open transaction. True when any went.
-    pub fn remove_expired(&mut self, now_ms: i64) -> bool {
+    /// Forgets producers idle for `expiration_ms` (`producer.id.expiration.ms`, which may change at any time); never one with an
+    /// open transaction. True when any went.
+    pub fn remove_expired(&mut self, now_ms: i64, expiration_ms: i64) -> bool {
         let before = self.producers.len();
-        let expiration_ms = self.config.expiration_ms;
         self.producers.retain(|_, entry| !expired(entry, now_ms, expiration_ms));
         self.producers.len() != before
     }
@@ -461,10 +457,6 @@ impl ProducerState {
     /// The contents of a `.snapshot` file, named by [`ProducerState::end_offset`].
     pub fn snapshot(&self) -> Vec<u8> {
         write_snapshot(self.entries())
-    }
-
-    fn is_expired(&self, entry: &ProducerStateEntry, now_ms: i64) -> bool {
-        expired(entry, now_ms, self.config.expiration_ms)
     }
 
     /// Before a producer is added to a full map, forgets the eighth that has been idle longest: many at once, so that a

@@ -266,8 +266,7 @@ impl Recovery<'_> {
         log_start_offset: i64,
         wall_ms: i64,
     ) -> LoadOptions {
-        // Who has expired is for the open log to say.
-        let producers = ProducerStateConfig { expiration_ms: i64::MAX, ..ProducerStateConfig::default() };
+        let producers = ProducerStateConfig::default();
         let index_interval_bytes = config.index_interval_bytes;
         let dense = self.dense;
         LoadOptions {

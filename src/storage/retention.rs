@@ -206,7 +206,7 @@ impl Storage {
 
     fn apply_retention(&mut self, io: &mut impl Io, id: LogId, wall_ms: i64) {
         let Some(log) = self.logs.get_mut(id) else { return };
-        log.producers.remove_expired(wall_ms);
+        log.producers.remove_expired(wall_ms, self.options.producer_id_expiration_ms);
         if !self.dirs[log.dir].online {
             return;
         }

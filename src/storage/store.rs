@@ -274,10 +274,7 @@ impl Storage {
     }
 
     pub(super) fn producer_config(&self) -> ProducerStateConfig {
-        ProducerStateConfig {
-            expiration_ms: self.options.producer_id_expiration_ms,
-            producers_max: self.options.producer_ids_max,
-        }
+        ProducerStateConfig { producers_max: self.options.producer_ids_max }
     }
 
     pub fn set_config(&mut self, log: LogId, config: LogConfig) {

@@ -66,7 +66,7 @@ impl Loader<'_> {
             let usable = (first..=end).contains(&offset) && offset <= rebuild_from;
             let entries = bytes.filter(|_| usable).and_then(|bytes| read_snapshot(&bytes).ok());
             if let Some(entries) = entries {
-                self.log.producers.load(entries, offset, self.options.wall_ms);
+                self.log.producers.load(entries, offset);
                 self.log.snapshot_offset = offset;
                 let is_stray = self.log.segments.iter().all(|segment| segment.base_offset != offset);
                 self.log.stray_snapshot = is_stray.then_some(offset);

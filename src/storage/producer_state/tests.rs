@@ -97,19 +97,18 @@ fn sequences_wrap() {
 
 #[test]
 fn idle_producers_expire_unless_in_a_transaction() {
-    let config = ProducerStateConfig { expiration_ms: 100, producers_max: 1000 };
-    let mut state = ProducerState::new(config);
+    let mut state = ProducerState::new(ProducerStateConfig::default());
     state.append(&batch(0, 0, 1, 0));
     state.append(&ProducerAppend { producer_id: 8, ..transactional(batch(0, 0, 1, 1)) });
-    assert!(!state.remove_expired(1099));
-    assert!(state.remove_expired(1100));
+    assert!(!state.remove_expired(1099, 100));
+    assert!(state.remove_expired(1100, 100));
     assert_eq!(state.entries().map(|entry| entry.producer_id).collect::<Vec<_>>(), [8]);
     assert_eq!(code(&state, batch(0, 55, 1, 2)), 0, "forgotten: any sequence");
 }
 
 #[test]
 fn the_number_of_producers_is_bounded() {
-    let config = ProducerStateConfig { expiration_ms: i64::MAX, producers_max: 64 };
+    let config = ProducerStateConfig { producers_max: 64 };
     let mut state = ProducerState::new(config);
     for producer_id in 0..1000 {
         let append = ProducerAppend { producer_id, timestamp: producer_id, ..batch(0, 0, 1, producer_id) };
@@ -182,12 +181,12 @@ fn a_snapshot_keeps_the_last_batch_and_the_open_transaction() {
     let mut state = after(&[batch(2, 0, 5, 10), transactional(batch(2, 5, 5, 15))]);
     state.append(&ProducerAppend { producer_id: 9, ..batch(0, 0, 1, 20) });
     let mut again = ProducerState::new(ProducerStateConfig::default());
-    again.load(read_snapshot(&state.snapshot()).unwrap(), state.end_offset(), 2000);
+    again.load(read_snapshot(&state.snapshot()).unwrap(), state.end_offset());
     assert_eq!((again.len(), again.end_offset(), again.first_unstable_offset()), (2, 21, Some(15)));
     assert_eq!(code(&again, transactional(batch(2, 5, 5, 0))), 1);
     assert_eq!(code(&again, transactional(batch(2, 10, 1, 0))), 0);
     assert_eq!(code(&again, transactional(batch(2, 0, 5, 0))), 45, "only the last batch survives");
-    again.load(read_snapshot(&state.snapshot()).unwrap(), 21, 1000 + 86_400_000);
+    assert!(again.remove_expired(1000 + 86_400_000, 86_400_000));
     assert_eq!(again.len(), 1, "the idle one has expired, the one in a transaction stays");
 }
 
@@ -233,7 +232,7 @@ proptest! {
             }
         }
         let mut again = ProducerState::new(ProducerStateConfig::default());
-        again.load(read_snapshot(&state.snapshot()).unwrap(), state.end_offset(), 0);
+        again.load(read_snapshot(&state.snapshot()).unwrap(), state.end_offset());
         prop_assert_eq!(again.snapshot(), state.snapshot());
     }
 
