@@ -29,6 +29,8 @@ use crate::storage::{AckLevel, AppendError, AppendOptions, ReadError, ReadOutcom
 const LOAD_STEP_BYTES: usize = 1024 * 1024;
 /// Bytes that loading goes through in one turn: the shard's clients wait so long.
 const LOAD_TURN_BYTES: usize = 2 * LOAD_STEP_BYTES;
+/// Timers are run this often at most: theirs are milliseconds.
+const TIMERS_NS: u64 = 1_000_000;
 
 pub struct Coordinator {
     groups: GroupCoordinator,
@@ -322,7 +324,24 @@ impl Broker {
         self.carry_out(io, effects);
     }
 
-    pub(super) fn coordinator_deadline_ns(&self) -> u64 {
+    /// When a timer of either coordinator is due, or there is something to load.
+    pub(super) fn coordinators_deadline_ns(&self) -> u64 {
+        if self.loads_more() {
+            return self.now_ns;
+        }
+        self.groups_deadline_ns().min(self.transactions_deadline_ns()).max(self.next_timers_ns)
+    }
+
+    /// The timers of both coordinators that are due.
+    pub(super) fn run_timers(&mut self, io: &mut impl Io) {
+        if self.now_ns >= self.next_timers_ns {
+            self.next_timers_ns = self.now_ns + TIMERS_NS;
+            self.run_group_timers(io);
+            self.run_transaction_timers(io);
+        }
+    }
+
+    fn groups_deadline_ns(&self) -> u64 {
         let Some(coordinator) = &self.coordinator else { return u64::MAX };
         if !coordinator.loading.is_empty() {
             return self.next_tick_ns;
@@ -333,7 +352,7 @@ impl Broker {
             .map_or(u64::MAX, |ms| (ms.max(0) as u64).saturating_mul(1_000_000))
     }
 
-    pub(super) fn run_group_timers(&mut self, io: &mut impl Io) {
+    fn run_group_timers(&mut self, io: &mut impl Io) {
         let now = self.group_now();
         let Some(coordinator) = &mut self.coordinator else { return };
         if coordinator.groups.next_deadline_ms().is_some_and(|at| at <= now.monotonic_ms) {

@@ -65,8 +65,6 @@ use transactions::Transactions;
 const TIMEOUT_CHECK_NS: u64 = 250_000_000;
 /// Storage's own timers, and a step of what is being loaded, are run this often.
 const TICK_NS: u64 = 50_000_000;
-/// The coordinators' timers are run this often at most: theirs are milliseconds.
-const TIMERS_NS: u64 = 1_000_000;
 
 /// Replies that wait for their clients hold this part of a shard's memory at most.
 const REPLY_MEMORY_PART: usize = 8;
@@ -441,11 +439,7 @@ impl Broker {
         } else if self.loads_more() {
             self.load_step(io);
         }
-        if self.now_ns >= self.next_timers_ns {
-            self.next_timers_ns = self.now_ns + TIMERS_NS;
-            self.run_group_timers(io);
-            self.run_transaction_timers(io);
-        }
+        self.run_timers(io);
         if self.now_ns >= self.next_timeout_check_ns {
             self.next_timeout_check_ns = self.now_ns + TIMEOUT_CHECK_NS;
             for at in self.gathers.overdue(self.now_ns) {
@@ -473,9 +467,7 @@ impl Broker {
         let fetch = self.fetch_deadlines.peek().map_or(u64::MAX, |Reverse((at, ..))| *at);
         let timeouts = if self.gathers.is_empty() { u64::MAX } else { self.next_timeout_check_ns };
         let storage = self.storage.next_deadline().max(self.next_tick_ns);
-        let coordinators = self.coordinator_deadline_ns().min(self.transactions_deadline_ns());
-        let coordinator = if self.loads_more() { self.now_ns } else { coordinators.max(self.next_timers_ns) };
-        fetch.min(timeouts).min(storage).min(coordinator)
+        fetch.min(timeouts).min(storage).min(self.coordinators_deadline_ns())
     }
 
     fn storage_event(&mut self, io: &mut impl Io, event: Event) {

@@ -210,14 +210,15 @@ impl ReadCache {
         let again = piece.read != 0;
         let last_used = std::mem::replace(&mut piece.used, now);
         piece.read = reads;
+        // In before out: a map that gets empty gives its memory back, and the next entry asks for it again.
         if piece.warm {
-            self.warm_by_use.remove(&last_used);
             self.warm_by_use.insert(now, key);
+            self.warm_by_use.remove(&last_used);
         }
         if again {
             let order = if piece.warm { &mut self.warm } else { &mut self.cold };
-            order.remove(&std::mem::replace(&mut piece.place, now));
             order.insert(now, key);
+            order.remove(&std::mem::replace(&mut piece.place, now));
             if !piece.warm && self.is_warm_use(last_used) {
                 self.make_warm(key);
                 self.cool();
