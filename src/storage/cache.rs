@@ -9,9 +9,12 @@
 //! time. Cold ones were read from the disk once; they are a queue and go first. A piece becomes warm when it is read again,
 //! even after it is gone, sooner than the warm piece that is out of use for longest: that one becomes cold.
 
+mod order;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use self::order::Order;
 use super::names::FileKind;
 use super::types::LogId;
 use crate::io::BLOCK_BYTES;
@@ -39,7 +42,9 @@ struct Piece {
     sound: Range<u32>,
     warm: bool,
     /// Where it stands in `warm` or `cold`.
-    place: u64,
+    place: usize,
+    /// Where it stands in `warm_by_use`, if it is warm.
+    place_by_use: usize,
     /// When it was last begun to be read, or came.
     used: u64,
     /// The last read that entered it; 0: none has.
@@ -66,11 +71,11 @@ pub enum Source {
 pub struct ReadCache {
     pieces: BTreeMap<PieceKey, Piece>,
     /// In the order in which they become cold: as they were written, or read again. That each is read once says nothing.
-    warm: BTreeMap<u64, PieceKey>,
+    warm: Order,
     /// By their last use, be it the first.
-    warm_by_use: BTreeMap<u64, PieceKey>,
+    warm_by_use: Order,
     /// In the order in which they became cold.
-    cold: BTreeMap<u64, PieceKey>,
+    cold: Order,
     /// Pieces that are gone: where they ended, and when they were last used; and by that.
     gone: BTreeMap<PieceKey, (u32, u64)>,
     gone_by_use: BTreeMap<u64, PieceKey>,
@@ -93,8 +98,9 @@ impl ReadCache {
             || (self.warm_bytes + len) * 8 <= (self.bytes + len) * WARM_EIGHTHS_FILL;
         let now = self.tick();
         self.bytes += len;
-        self.pieces.insert(key, Piece { bytes, sound, warm: false, place: now, used: now, read: 0 });
-        self.cold.insert(now, key);
+        let place = self.cold.push(key);
+        self.pieces
+            .insert(key, Piece { bytes, sound, warm: false, place, place_by_use: 0, used: now, read: 0 });
         if warm {
             self.make_warm(key);
         }
@@ -170,9 +176,7 @@ impl ReadCache {
 
     /// Drops the piece that is least likely to be read again; false when there is none.
     pub fn evict_one(&mut self) -> bool {
-        let Some((_, &key)) = self.cold.first_key_value().or_else(|| self.warm.first_key_value()) else {
-            return false;
-        };
+        let Some(key) = self.cold.first().or_else(|| self.warm.first()) else { return false };
         if let Some(piece) = self.take(key)
             && key.kind == FileKind::Log
         {
@@ -210,15 +214,12 @@ impl ReadCache {
         let again = piece.read != 0;
         let last_used = std::mem::replace(&mut piece.used, now);
         piece.read = reads;
-        // In before out: a map that gets empty gives its memory back, and the next entry asks for it again.
         if piece.warm {
-            self.warm_by_use.insert(now, key);
-            self.warm_by_use.remove(&last_used);
+            self.warm_by_use.move_to_end(piece.place_by_use);
         }
         if again {
             let order = if piece.warm { &mut self.warm } else { &mut self.cold };
-            order.insert(now, key);
-            order.remove(&std::mem::replace(&mut piece.place, now));
+            order.move_to_end(piece.place);
             if !piece.warm && self.is_warm_use(last_used) {
                 self.make_warm(key);
                 self.cool();
@@ -228,30 +229,29 @@ impl ReadCache {
 
     /// Whether a piece last used then has been so since the warm piece that is out of use for longest.
     fn is_warm_use(&self, used: u64) -> bool {
-        self.warm_by_use.first_key_value().is_none_or(|(&oldest, _)| used > oldest)
+        let oldest = self.warm_by_use.first().and_then(|key| self.pieces.get(&key));
+        oldest.is_none_or(|oldest| used > oldest.used)
     }
 
     fn make_warm(&mut self, key: PieceKey) {
         let Some(piece) = self.pieces.get_mut(&key).filter(|piece| !piece.warm) else { return };
-        self.cold.remove(&piece.place);
-        (piece.warm, piece.place) = (true, piece.used);
+        self.cold.remove(piece.place);
+        (piece.warm, piece.place, piece.place_by_use) =
+            (true, self.warm.push(key), self.warm_by_use.push(key));
         self.warm_bytes += piece.bytes.len();
-        self.warm.insert(piece.place, key);
-        self.warm_by_use.insert(piece.used, key);
     }
 
     /// Makes the warm pieces that are out of use for longest cold, beyond the part that may be warm.
     fn cool(&mut self) {
         while self.warm_bytes * 8 > self.bytes * WARM_EIGHTHS_MAX
-            && self.warm.len() > 1
-            && let Some((_, key)) = self.warm.pop_first()
+            && self.warm.has_several()
+            && let Some(key) = self.warm.first()
+            && let Some(piece) = self.pieces.get_mut(&key)
         {
-            let now = self.tick();
-            let Some(piece) = self.pieces.get_mut(&key) else { continue };
             self.warm_bytes -= piece.bytes.len();
-            self.warm_by_use.remove(&piece.used);
-            (piece.warm, piece.place) = (false, now);
-            self.cold.insert(now, key);
+            self.warm.remove(piece.place);
+            self.warm_by_use.remove(piece.place_by_use);
+            (piece.warm, piece.place) = (false, self.cold.push(key));
         }
         // Who is gone and was last used before any warm piece cannot become warm by its next use.
         while let Some((&used, &key)) = self.gone_by_use.first_key_value()
@@ -267,10 +267,10 @@ impl ReadCache {
         self.bytes -= piece.bytes.len();
         if piece.warm {
             self.warm_bytes -= piece.bytes.len();
-            self.warm.remove(&piece.place);
-            self.warm_by_use.remove(&piece.used);
+            self.warm.remove(piece.place);
+            self.warm_by_use.remove(piece.place_by_use);
         } else {
-            self.cold.remove(&piece.place);
+            self.cold.remove(piece.place);
         }
         Some(piece)
     }
@@ -411,13 +411,19 @@ mod tests {
                 let cache = &bounded.cache;
                 let bytes = |warm: bool| cache.pieces.values().filter(|piece| piece.warm == warm).map(|piece| piece.bytes.len()).sum::<usize>();
                 prop_assert_eq!((bytes(true), bytes(false)), (cache.warm_bytes, cache.bytes - cache.warm_bytes));
-                prop_assert_eq!(cache.warm.len() + cache.cold.len(), cache.pieces.len());
-                prop_assert_eq!(cache.warm_by_use.len(), cache.warm.len());
-                for (used, key) in &cache.warm_by_use {
-                    prop_assert_eq!(cache.pieces.get(key).map(|piece| piece.used), Some(*used));
+                let warm = cache.pieces.values().filter(|piece| piece.warm).count();
+                prop_assert_eq!(cache.warm.keys().count(), warm);
+                prop_assert_eq!(cache.warm_by_use.keys().count(), warm);
+                prop_assert_eq!(cache.cold.keys().count(), cache.pieces.len() - warm);
+                prop_assert!(cache.warm_by_use.keys().map(|(_, key)| cache.pieces[&key].used).is_sorted());
+                for (place, key) in cache.warm_by_use.keys() {
+                    prop_assert_eq!(cache.pieces[&key].place_by_use, place);
                 }
-                for (place, key) in cache.warm.iter().chain(&cache.cold) {
-                    prop_assert_eq!(cache.pieces.get(key).map(|piece| piece.place), Some(*place));
+                for (is_warm, order) in [(true, &cache.warm), (false, &cache.cold)] {
+                    for (place, key) in order.keys() {
+                        let piece = &cache.pieces[&key];
+                        prop_assert_eq!((piece.warm, piece.place), (is_warm, place));
+                    }
                 }
                 prop_assert_eq!(cache.gone.len(), cache.gone_by_use.len());
                 prop_assert!(cache.gone.len() <= GONE_MAX * cache.pieces.len().max(1) + 1);
