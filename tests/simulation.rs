@@ -14,6 +14,8 @@ mod checker;
 mod clients;
 #[path = "simulation/consumer.rs"]
 mod consumer;
+#[path = "simulation/forgetting.rs"]
+mod forgetting;
 #[path = "simulation/history.rs"]
 mod history;
 #[path = "simulation/lane.rs"]

@@ -1,8 +1,9 @@
-//! The checker can fail: a history made by hand for each fault that it knows, and one without any.
+//! The checker can fail: a history made by hand for each fault that it knows, and some without any.
 
 use ringlog::protocol::Uuid;
 
 use super::clients::Entry;
+use super::forgetting::IdUse;
 use super::history::{Ack, Cursor, History, Outcome, Place, Role, Topic};
 use super::log_model::{Verdict, ensure};
 use super::ownership::{self, Hold};
@@ -11,6 +12,8 @@ const IN: Place = ([1; 16], 0);
 const OUT: Place = ([2; 16], 0);
 /// It is compacted.
 const KEYED: Place = ([3; 16], 0);
+
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// What the checker has to find, and where.
 type Case = (&'static str, fn(&mut History) -> Verdict);
@@ -110,7 +113,7 @@ const CASES: &[Case] = &[
         let transaction = write(history, "a", 1, IN)?;
         history.deciding(transaction);
         history.transaction_committed(transaction);
-        history.committed("group", IN, 2);
+        history.committed("group", IN, 2, 0);
         verify(history, IN, &[(0, Some(1)), (1, None)], &[(0, 1)])
     }),
     ("poll skip", |_| Cursor::at(3).read(vec![entry(2), entry(4)], 0, 9, false).map(|_| ())),
@@ -168,6 +171,74 @@ const CASES: &[Case] = &[
         history.acknowledged(OUT, 0, &[2], Ack::Written)
     }),
     ("which nobody sent", |history| history.saw(OUT, 0, 1)),
+    ("duplicate", |history| {
+        // Its producer was idle, but not for a day.
+        send_twice(history, 0.9);
+        history.check_log(OUT, 0, &[(0, Some(1)), (1, Some(1))])
+    }),
+    ("duplicate", |history| {
+        // It was forgotten once.
+        send_twice(history, 1.1);
+        history.check_log(OUT, 0, &[(0, Some(1)), (1, Some(1)), (2, Some(1))])
+    }),
+    ("duplicate", |history| {
+        // It was forgotten after it had sent both.
+        send_twice(history, 0.0);
+        at(history, 200, 2.0);
+        history.check_log(OUT, 0, &[(0, Some(1)), (1, Some(1))])
+    }),
+    ("non-monotonic send", |history| {
+        send_twice(history, 0.9);
+        history.check_log(OUT, 0, &[(0, Some(2)), (1, Some(1))])
+    }),
+    ("duplicate", |history| {
+        // Two outputs of an input although its group went on where it was.
+        at(history, 1, 0.0);
+        process(history, &[(0, 11), (0, 12)])?;
+        history.committed("group", IN, 2, history.clock.now_ns);
+        at(history, 100, 8.0);
+        history.told_offset(("group", false), IN, 2, (2, SECOND_NS), 100 * SECOND_NS)?;
+        verify(history, IN, &[(0, Some(1)), (1, Some(2)), (2, None)], &[(0, 1), (1, 2)])?;
+        verify(history, OUT, &[(0, Some(11)), (1, Some(12)), (2, None)], &[(0, 11), (1, 12)])
+    }),
+    ("lost offset", |history| {
+        // The group had no members, but not for a week.
+        at(history, 1, 0.0);
+        at(history, 100, 6.0);
+        history.told_offset(("group", true), IN, -1, (2, SECOND_NS), 100 * SECOND_NS)
+    }),
+    ("lost offset", |history| {
+        // It had a member all the time, until after the jump.
+        at(history, 1, 0.0);
+        stay(history, "group", 2, 60);
+        at(history, 50, 8.0);
+        at(history, 100, 8.0);
+        history.told_offset(("group", false), IN, -1, (2, 2 * SECOND_NS), 100 * SECOND_NS)
+    }),
+    ("lost offset", |history| {
+        // So had one of the newer protocol, and still has.
+        at(history, 1, 0.0);
+        stay(history, "group", 2, 60);
+        at(history, 50, 8.0);
+        history.told_offset(("group", true), IN, -1, (2, 2 * SECOND_NS), 50 * SECOND_NS)
+    }),
+    ("lost offset", |history| {
+        // It is told an older one.
+        at(history, 1, 0.0);
+        at(history, 100, 8.0);
+        history.told_offset(("group", false), IN, 1, (2, SECOND_NS), 100 * SECOND_NS)
+    }),
+    ("forgotten id", |history| {
+        at(history, 1, 0.0);
+        at(history, 100, 6.0);
+        history.clock.forgets_id(&IdUse::Idle { since_ns: SECOND_NS })
+    }),
+    ("forgotten id", |history| {
+        // The jump ends its transaction, and from then on it is idle.
+        at(history, 1, 0.0);
+        at(history, 2, 8.0);
+        history.clock.forgets_id(&open(1, 5))
+    }),
 ];
 
 /// Nothing is wrong with it: two inputs, an output of each, a transaction that was aborted, a group that read the inputs.
@@ -178,7 +249,7 @@ fn fine(history: &mut History) -> Verdict {
         history.saw_committed(IN, offset, value)?;
         history.polled("readers", IN, offset);
     }
-    history.committed("readers", IN, 3);
+    history.committed("readers", IN, 3, 0);
     history.left_out(OUT, 3, 13)?;
     verify(history, IN, &[(0, Some(1)), (1, Some(2)), (2, None)], &[(0, 1), (1, 2)])?;
     let all = [(0, Some(11)), (1, Some(12)), (2, None), (3, Some(13)), (4, None)];
@@ -192,6 +263,44 @@ fn fine(history: &mut History) -> Verdict {
     history.check_all()
 }
 
+/// What was idle for long enough is forgotten: records that were sent again are there twice.
+fn forgotten(history: &mut History) -> Verdict {
+    send_twice(history, 1.1);
+    let log = [(0, 1), (1, 2), (2, 1), (3, 2)];
+    verify(history, OUT, &log.map(|(offset, value)| (offset, Some(value))), &log)?;
+    // An id is idle from the end of its transaction on.
+    at(history, 310, 0.0);
+    at(history, 320, 8.0);
+    history.clock.forgets_id(&open(310, 5))?;
+    for (seconds, days) in [(400, 0.0), (405, 0.1), (410, 8.0)] {
+        at(history, seconds, days);
+    }
+    history.clock.forgets_id(&open(400, 60))
+}
+
+/// So are the offsets of a group without members, and what they were of leads to an output again.
+fn lost_offsets(history: &mut History) -> Verdict {
+    at(history, 1, 0.0);
+    process(history, &[(0, 11), (1, 12), (0, 14), (1, 15)])?;
+    history.polled("group", IN, 0);
+    history.polled("group", IN, 1);
+    history.committed("group", IN, 2, history.clock.now_ns);
+    for group in ["group", "newer"] {
+        stay(history, group, 2, 40);
+    }
+    at(history, 50, 0.0);
+    // By the newer protocol the commit counts, though a member was there when the clock jumped.
+    stay(history, "newer", 50, 150);
+    at(history, 100, 8.0);
+    at(history, 300, 8.0);
+    history.told_offset(("group", false), IN, -1, (2, SECOND_NS), 300 * SECOND_NS)?;
+    history.told_offset(("newer", true), OUT, -1, (2, 50 * SECOND_NS), 300 * SECOND_NS)?;
+    verify(history, IN, &[(0, Some(1)), (1, Some(2)), (2, None)], &[(0, 1), (1, 2)])?;
+    let log = [(0, 11), (1, 12), (2, 14), (3, 15)];
+    verify(history, OUT, &log.map(|(offset, value)| (offset, Some(value))), &log)?;
+    history.check_all()
+}
+
 /// Answers how many faults were found; an error where one was not, or one that is none.
 pub fn check() -> Result<usize, String> {
     for (number, (fault, make)) in CASES.iter().enumerate() {
@@ -200,8 +309,9 @@ pub fn check() -> Result<usize, String> {
         let told = found.err().unwrap_or_default();
         ensure!(told.contains(fault), "case {number}: {fault:?} was not found, but {told:?}");
     }
-    let mut history = history();
-    fine(&mut history).map_err(|error| format!("nothing is wrong, and yet: {error}"))?;
+    for fine in [fine, forgotten, lost_offsets] {
+        fine(&mut history()).map_err(|error| format!("nothing is wrong, and yet: {error}"))?;
+    }
     Ok(CASES.len())
 }
 
@@ -219,6 +329,31 @@ fn history() -> History {
 fn hold(member: &str, asked_ns: u64) -> Hold {
     let (since_ns, until_ns) = (asked_ns + 1, asked_ns + 6);
     Hold { member: member.into(), epoch: 1, life: 1, asked_ns, since_ns, until_ns }
+}
+
+/// After so many seconds the wall clock is so many days ahead.
+fn at(history: &mut History, seconds: u64, days: f64) {
+    history.clock.set(seconds * SECOND_NS, (seconds * 1_000) as i64 + (days * 86_400_000.0) as i64);
+}
+
+/// Two values, the second time after so many days.
+fn send_twice(history: &mut History, days: f64) {
+    for (seconds, days) in [(1, 0.0), (100, days)] {
+        at(history, seconds, days);
+        history.sending(1, OUT, true);
+        history.sending(2, OUT, true);
+    }
+}
+
+/// A member is there in these seconds.
+fn stay(history: &mut History, group: &str, from: u64, until: u64) {
+    let (from_ns, member) = (from * SECOND_NS, format!("member-{from}"));
+    history.presence.shows(group, &member, from_ns, from_ns, (until - from) * 1_000);
+}
+
+/// A transaction since then, with its timeout.
+fn open(began: u64, timeout: u64) -> IdUse {
+    IdUse::Open { began_ns: began * SECOND_NS, timeout_ms: timeout * 1_000, end_ns: None }
 }
 
 fn entry(offset: i64) -> Entry {

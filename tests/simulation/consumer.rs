@@ -25,7 +25,7 @@ use ringlog::protocol::messages::sync_group_response::SyncGroupResponse;
 use ringlog::protocol::{ApiKey, Uuid};
 
 use super::clients::{Client, Context, Entry, MILLISECOND_NS, aborted_of, entries_of};
-use super::history::{Cursor, Place, Role, Topic};
+use super::history::{Cursor, Floor, Place, Role, Topic};
 use super::log_model::{Verdict, ensure};
 use super::sim_io::sim_net::SocketId;
 use super::subscriber::Subscriber;
@@ -33,6 +33,8 @@ use super::wire::{Answer, Wire};
 
 /// With so many records in hand it fetches no more.
 const POLLED_MAX: usize = 100;
+/// Of a member of the classic protocol.
+const SESSION_MS: i32 = 10_000;
 
 pub struct Consumer {
     pub(super) name: String,
@@ -57,7 +59,13 @@ pub struct Consumer {
     assignments: Vec<(String, Vec<u8>)>,
     pub(super) owned: BTreeMap<Place, Owned>,
     /// What commits were acknowledged when the offsets were asked for.
-    floors: BTreeMap<Place, i64>,
+    floors: BTreeMap<Place, Floor>,
+    /// When the request of this phase was sent, the last heartbeat, the last commit.
+    asked_ns: u64,
+    beat_ns: u64,
+    commit_ns: u64,
+    /// The life of the broker that has shown that it knows the member.
+    known_life: u32,
     fetching: bool,
     /// Counts the assignments: what an earlier one has asked for says nothing of the positions of this one. The
     /// generation may be the same, as a member that joins a settled group again gets the present one.
@@ -119,6 +127,10 @@ impl Consumer {
             assignments: Vec::new(),
             owned: BTreeMap::new(),
             floors: BTreeMap::new(),
+            asked_ns: 0,
+            beat_ns: 0,
+            commit_ns: 0,
+            known_life: 0,
             fetching: false,
             round: 0,
             next_fetch_ns: 0,
@@ -205,12 +217,16 @@ impl Consumer {
             27 => self.again(context, Phase::Join), // rebalance in progress
             22 => self.again(context, Phase::Join), // illegal generation
             25 => {
+                context.history.presence.leaves(&self.group, &self.member, context.world.now());
                 self.member.clear();
                 self.generation = -1;
                 self.again(context, Phase::Join);
             }
             // Fenced, or the group is not known: it comes as somebody new.
-            110 | 69 if self.subscriber.is_some() => self.again(context, Phase::Join),
+            110 | 69 if self.subscriber.is_some() => {
+                context.history.presence.leaves(&self.group, &self.member, context.world.now());
+                self.again(context, Phase::Join);
+            }
             // Of an epoch that is over: the next heartbeat tells the new one.
             113 if self.phase == Phase::Run && self.subscriber.is_some() => {
                 self.next_heartbeat_ns = context.in_ms(0, 300);
@@ -225,6 +241,7 @@ impl Consumer {
 
     fn ask(&mut self, context: &mut Context) {
         self.asked = true;
+        self.asked_ns = context.now_ns();
         match self.phase {
             Phase::Find => {
                 let request = FindCoordinatorRequest {
@@ -246,7 +263,7 @@ impl Consumer {
         let protocol = JoinGroupRequestProtocol { name: "range".into(), metadata: b"all".as_slice().into() };
         let request = JoinGroupRequest {
             group_id: self.group.as_str().into(),
-            session_timeout_ms: 10_000,
+            session_timeout_ms: SESSION_MS,
             rebalance_timeout_ms: 20_000,
             member_id: self.member.as_str().into(),
             protocol_type: "sim".into(),
@@ -334,13 +351,26 @@ impl Consumer {
                 self.heartbeat_asked = false;
                 let response: HeartbeatResponse = answer.read()?;
                 match response.error_code {
-                    0 => Ok(()),
                     _ if self.phase != Phase::Run => Ok(()),
+                    // A coordinator that is still loading says so, too, whoever asks.
+                    0 if self.known_life != self.coordinator.life() => Ok(()),
+                    0 => {
+                        self.is_member(context, self.beat_ns);
+                        Ok(())
+                    }
                     error => self.failed(context, error),
                 }
             }
             _ => Ok(()),
         }
+    }
+
+    /// The broker has said so, in the answer to what was asked then.
+    fn is_member(&mut self, context: &mut Context, asked_ns: u64) {
+        self.known_life = self.coordinator.life();
+        let now_ns = context.now_ns();
+        let session_ms = SESSION_MS as u64;
+        context.history.presence.shows(&self.group, &self.member, asked_ns, now_ns, session_ms);
     }
 
     fn joined(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
@@ -390,6 +420,7 @@ impl Consumer {
         if response.error_code != 0 {
             return self.failed(context, response.error_code);
         }
+        self.is_member(context, self.asked_ns);
         self.owned.clear();
         self.forget_polled();
         for part in response.assignment.chunks_exact(20) {
@@ -439,16 +470,15 @@ impl Consumer {
             let committed = found.get(&(owned.topic.clone(), place.1)).copied();
             let committed =
                 committed.ok_or_else(|| format!("{}: no offset of {}", self.name, owned.topic))?;
-            let floor = self.floors.get(place).copied().unwrap_or(-1);
-            let live = context.history.is_live(Uuid(place.0));
+            let floor = self.floors.get(place).copied().unwrap_or((-1, 0));
             if context.verbose {
-                eprintln!("{} is told {committed} of {place:?}, {floor} or more", self.name);
+                eprintln!("{} is told {committed} of {place:?}, {floor:?} or more", self.name);
             }
-            ensure!(
-                committed >= floor || !live,
-                "{}: the committed offset of {place:?} went back from {floor} to {committed}",
-                self.name
-            );
+            if context.history.is_live(Uuid(place.0)) {
+                let group = (self.group.as_str(), self.subscriber.is_some());
+                let told = context.history.told_offset(group, *place, committed, floor, self.asked_ns);
+                told.map_err(|error| format!("{}: {error}", self.name))?;
+            }
             if self.processing {
                 context.history.got_offset(&self.group, *place, committed)?;
             }
@@ -495,12 +525,13 @@ impl Consumer {
         };
         self.coordinator.request(context, 9, 0, false, &request);
         self.committing = Some(offsets);
+        self.commit_ns = context.now_ns();
     }
 
     fn committed(&mut self, context: &mut Context, answer: &Answer) -> Verdict {
         let response: OffsetCommitResponse = answer.read()?;
         let Some(offsets) = self.committing.take() else { return Ok(()) };
-        let mut failed = None;
+        let (mut failed, mut taken) = (None, false);
         for topic in response.topics.iter() {
             for partition in topic.partitions.iter() {
                 let named = |(place, _): &&(Place, i64)| {
@@ -512,7 +543,8 @@ impl Consumer {
                 };
                 match partition.error_code {
                     0 => {
-                        context.history.committed(&self.group, place, offset);
+                        taken = true;
+                        context.history.committed(&self.group, place, offset, self.commit_ns);
                         if let Some(owned) = self.owned.get_mut(&place) {
                             owned.committed = offset;
                         }
@@ -525,6 +557,9 @@ impl Consumer {
                 }
             }
         }
+        if taken && self.subscriber.is_none() {
+            self.is_member(context, self.commit_ns);
+        }
         failed.map_or(Ok(()), |error| self.failed(context, error))
     }
 
@@ -533,6 +568,7 @@ impl Consumer {
         if std::mem::replace(&mut self.heartbeat_asked, true) {
             return;
         }
+        self.beat_ns = context.now_ns();
         if self.subscriber.is_some() {
             self.follow_target(context);
             let epoch = self.generation;
@@ -559,6 +595,7 @@ impl Consumer {
         } else {
             self.coordinator.request(context, 5, 0, false, &request);
         }
+        context.history.presence.leaves(&self.group, &self.member, context.world.now());
         self.member.clear();
         self.generation = -1;
         self.leave_ns = u64::MAX;

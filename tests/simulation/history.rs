@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ringlog::protocol::Uuid;
 
 use super::clients::Entry;
+use super::forgetting::{Presence, WallClock};
 use super::log_model::{Verdict, ensure};
 use super::ownership::Ownership;
 
@@ -61,7 +62,8 @@ pub type Origin = (String, Place, i64);
 struct Sent {
     place: Place,
     idempotent: bool,
-    attempts: u32,
+    /// When it was sent, the first time as it was made.
+    attempts_ns: Vec<u64>,
     /// Of a transaction, by its number.
     transaction: Option<usize>,
     origin: Option<Origin>,
@@ -72,7 +74,12 @@ struct Transaction {
     outcome: Outcome,
     values: Vec<u64>,
     offsets: Vec<(String, Place, i64)>,
+    /// When these were sent.
+    offsets_ns: u64,
 }
+
+/// An offset that a group has committed, and when it did so.
+pub type Floor = (i64, u64);
 
 /// Where a reader is in a partition.
 #[derive(Clone, Copy, Debug)]
@@ -132,9 +139,17 @@ pub struct History {
     /// What was acknowledged or seen, and is not in its compacted log at the end.
     removed: BTreeMap<Place, BTreeMap<i64, u64>>,
     committed: BTreeMap<(String, Place), i64>,
+    /// The offsets of the groups, as far as they are not known to be lost.
+    floors: BTreeMap<(String, Place), Floor>,
+    /// When a group was seen to have lost its offset, because it may.
+    lost: BTreeMap<(String, Place), Vec<u64>>,
     /// The whole of each log at the end, and what of it is committed.
     logs: BTreeMap<Place, FinalLog>,
     pub ownership: Ownership,
+    pub clock: WallClock,
+    pub presence: Presence,
+    /// What was forgotten because it may be: records that are there again, transactional ids, offsets.
+    pub forgotten: [u64; 3],
     pub power_cuts: u32,
     pub acks: u64,
     pub reads: u64,
@@ -177,8 +192,8 @@ impl History {
     }
 
     pub fn sending(&mut self, value: u64, place: Place, idempotent: bool) {
-        let new = Sent { place, idempotent, attempts: 0, transaction: None, origin: None };
-        self.sent.entry(value).or_insert(new).attempts += 1;
+        let new = Sent { place, idempotent, attempts_ns: Vec::new(), transaction: None, origin: None };
+        self.sent.entry(value).or_insert(new).attempts_ns.push(self.clock.now_ns);
     }
 
     /// A record of a transaction is about to be sent.
@@ -213,14 +228,15 @@ impl History {
 
     /// A transaction begins; answers its number.
     pub fn begin(&mut self, id: &str) -> usize {
-        let (values, offsets) = (Vec::new(), Vec::new());
-        self.transactions.push(Transaction { id: id.to_string(), outcome: Outcome::Open, values, offsets });
+        let (id, outcome, values, offsets) = (id.to_string(), Outcome::Open, Vec::new(), Vec::new());
+        self.transactions.push(Transaction { id, outcome, values, offsets, offsets_ns: 0 });
         self.transactions.len() - 1
     }
 
     /// Offsets are about to be committed as part of a transaction.
     pub fn offsets_in(&mut self, transaction: usize, offsets: &[(String, Place, i64)]) {
         self.transactions[transaction].offsets = offsets.to_vec();
+        self.transactions[transaction].offsets_ns = self.clock.now_ns;
     }
 
     /// A commit is about to be asked for.
@@ -233,8 +249,10 @@ impl History {
 
     pub fn transaction_committed(&mut self, transaction: usize) {
         self.transactions[transaction].outcome = Outcome::Committed;
-        for (group, place, offset) in self.transactions[transaction].offsets.clone() {
-            self.committed(&group, place, offset);
+        let Transaction { offsets, offsets_ns, .. } = &self.transactions[transaction];
+        let (offsets, offsets_ns) = (offsets.clone(), *offsets_ns);
+        for (group, place, offset) in offsets {
+            self.committed(&group, place, offset, offsets_ns);
         }
     }
 
@@ -343,14 +361,65 @@ impl History {
 
     // ---- the offsets of groups ----
 
-    pub fn committed(&mut self, group: &str, place: Place, offset: i64) {
-        let known = self.committed.entry((group.to_string(), place)).or_insert(offset);
+    /// A commit that was asked for then is acknowledged.
+    pub fn committed(&mut self, group: &str, place: Place, offset: i64, asked_ns: u64) {
+        let key = (group.to_string(), place);
+        let known = self.committed.entry(key.clone()).or_insert(offset);
         *known = (*known).max(offset);
         self.commits += 1;
+        if self.last_lost_ns(&key).is_none_or(|lost_ns| lost_ns < asked_ns) {
+            let floor = self.floors.entry(key).or_insert((offset, asked_ns));
+            if floor.0 <= offset {
+                *floor = (offset, asked_ns);
+            }
+        }
     }
 
-    pub fn commit_floor(&self, group: &str, place: Place) -> i64 {
-        self.committed.get(&(group.to_string(), place)).copied().unwrap_or(-1)
+    /// What a group that asks for its offset now has to be told at least.
+    pub fn commit_floor(&self, group: &str, place: Place) -> Floor {
+        self.floors.get(&(group.to_string(), place)).copied().unwrap_or((-1, 0))
+    }
+
+    fn last_lost_ns(&self, key: &(String, Place)) -> Option<u64> {
+        self.lost.get(key)?.last().copied()
+    }
+
+    /// A member of a group was told where to go on: not before `floor`, unless the offset may be lost.
+    pub fn told_offset(
+        &mut self,
+        (group, newer): (&str, bool),
+        place: Place,
+        told: i64,
+        floor: Floor,
+        asked_ns: u64,
+    ) -> Verdict {
+        let key = (group.to_string(), place);
+        let lost_ns = self.last_lost_ns(&key);
+        if told >= 0 && told >= floor.0 || lost_ns.is_some_and(|lost_ns| lost_ns >= asked_ns) {
+            return Ok(());
+        }
+        let may_be_lost =
+            |since_ns| told < 0 && self.presence.may_lose_offsets(&self.clock, group, since_ns, newer);
+        let mut is_lost = told < floor.0;
+        ensure!(
+            !is_lost || may_be_lost(floor.1),
+            "lost offset: {group} is told {told} of {place:?}, and has committed {} at {}",
+            floor.0,
+            floor.1
+        );
+        // It may have committed more than it knows of.
+        let unknown = self.transactions.iter().filter(|of| of.outcome == Outcome::Unknown);
+        for Transaction { offsets, offsets_ns, .. } in unknown {
+            let is_new = lost_ns.is_none_or(|lost_ns| lost_ns < *offsets_ns);
+            let has = offsets.iter().any(|(of, at, _)| of == group && *at == place);
+            is_lost |= is_new && has && may_be_lost(*offsets_ns);
+        }
+        if is_lost {
+            self.floors.remove(&key);
+            self.lost.entry(key).or_default().push(self.clock.now_ns);
+            self.forgotten[2] += 1;
+        }
+        Ok(())
     }
 
     /// A group that commits in transactions only was told that this is its offset.
@@ -388,7 +457,7 @@ impl History {
 
     /// `log` is all that a live partition holds, from its start on; a marker is an offset without a value.
     pub fn check_log(&mut self, place: Place, start: i64, log: &[(i64, Option<u64>)]) -> Verdict {
-        let mut counts: BTreeMap<u64, u32> = BTreeMap::new();
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
         let mut last_of: BTreeMap<u64, u64> = BTreeMap::new();
         let compacted = self.is_compacted(place);
         let mut next = start;
@@ -402,7 +471,11 @@ impl History {
             };
             let count = counts.entry(value).or_default();
             *count += 1;
-            let most = if sent.idempotent { 1 } else { sent.attempts };
+            // Its producer was idle for so long that the broker forgot it, and took what it sent again for new.
+            let forgot = |sent_ns: &&u64| self.clock.may_forget_producer(sent.attempts_ns[0], **sent_ns);
+            let late = sent.attempts_ns[1..].iter().filter(forgot).count();
+            let most = if sent.idempotent { 1 + late } else { sent.attempts_ns.len() };
+            self.forgotten[0] += u64::from(sent.idempotent && *count > 1);
             ensure!(
                 *count <= most,
                 "duplicate: {value:x} is in {place:?} {count} times, the last at {offset}"
@@ -410,10 +483,10 @@ impl History {
             if sent.idempotent {
                 let last = last_of.entry(value >> 32).or_insert(value);
                 ensure!(
-                    *last <= value,
+                    *last <= value || late > 0,
                     "non-monotonic send: {value:x} follows {last:x} at {place:?} {offset}"
                 );
-                *last = value;
+                *last = value.max(*last);
             }
         }
         let held: BTreeMap<i64, u64> =
@@ -532,14 +605,16 @@ impl History {
         Ok(())
     }
 
-    /// Each input of a processing group has led to one output.
+    /// Each input of a processing group has led to one output, and to another each time the group has lost its offset.
     fn check_origins(&self) -> Verdict {
-        let mut made: BTreeMap<&Origin, u64> = BTreeMap::new();
+        let mut made: BTreeMap<&Origin, Vec<u64>> = BTreeMap::new();
         for value in self.logs.values().flat_map(|log| log.committed.values()) {
             let Some(origin) = self.sent.get(value).and_then(|sent| sent.origin.as_ref()) else { continue };
-            if let Some(other) = made.insert(origin, *value) {
-                return Err(format!("duplicate: {origin:?} led to {other:x} and to {value:x}"));
-            }
+            let (group, place, _) = origin;
+            let lost = self.lost.get(&(group.clone(), *place)).map_or(0, Vec::len);
+            let outputs = made.entry(origin).or_default();
+            outputs.push(*value);
+            ensure!(outputs.len() <= 1 + lost, "duplicate: {origin:?} led to {outputs:x?}");
         }
         let groups: BTreeSet<&String> = made.keys().map(|(group, ..)| group).collect();
         for group in groups {

@@ -27,6 +27,7 @@ pub struct Batch {
     pub number: u64,
     pub values: Vec<u64>,
     bytes: Vec<u8>,
+    pub made_ns: u64,
     pub state: State,
 }
 
@@ -205,6 +206,6 @@ impl Maker {
         let mut bytes = Vec::new();
         builder.finish(&mut Compressor::default(), &mut bytes).expect("a batch without compression");
         self.next_batch += 1;
-        Batch { number: self.next_batch, values, bytes, state: State::Queued }
+        Batch { number: self.next_batch, values, bytes, made_ns: context.now_ns(), state: State::Queued }
     }
 }

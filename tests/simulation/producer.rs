@@ -11,7 +11,7 @@ use ringlog::protocol::{ApiKey, Uuid};
 use ringlog::record::builder::BatchOptions;
 
 use super::clients::{Client, Context};
-use super::history::{Ack, Role};
+use super::history::{Ack, Place, Role};
 use super::lane::{self, Asked, Chosen, Lanes, Maker, Sizes, State, Told};
 use super::log_model::{Verdict, ensure};
 use super::sim_io::sim_net::SocketId;
@@ -26,6 +26,8 @@ pub struct Producer {
     id_asked: bool,
     idempotent: bool,
     lanes: Lanes,
+    /// When the last batch was made of those that a partition has acknowledged.
+    known_ns: BTreeMap<Place, u64>,
     maker: Maker,
     requests: BTreeMap<u64, Vec<Asked>>,
     next_tag: u64,
@@ -43,6 +45,7 @@ impl Producer {
             id_asked: false,
             idempotent,
             lanes: Lanes::new(),
+            known_ns: BTreeMap::new(),
             maker: Maker::new(number, Sizes { large: 0.1, large_max: 8_000, small_max: 60 }),
             requests: BTreeMap::new(),
             next_tag: 1,
@@ -93,10 +96,13 @@ impl Producer {
         let Some(lane) = self.lanes.get_mut(&place) else { return Ok(()) };
         let Some(at) = lane.position(batch) else { return Ok(()) };
         let live = context.history.is_live(lane.id);
+        let clock = &context.history.clock;
+        let forgets = |known_ns| clock.may_forget_producer(known_ns, clock.now_ns);
         match error {
             0 => {
                 let Some(batch) = lane.queue.remove(at) else { return Ok(()) };
                 ensure!(base >= 0, "producer {producer}: acknowledged at {base}");
+                self.known_ns.insert(place, batch.made_ns);
                 context.history.acknowledged(place, base, &batch.values, ack)
             }
             // A duplicate too old to know its offset.
@@ -111,6 +117,13 @@ impl Producer {
             // Out of order: right when one before it failed, or when another resend is still to come.
             45 if lane.has(State::Failed) => {
                 lane.queue[at].state = State::Failed;
+                Ok(())
+            }
+            // Forgotten, a producer may begin with any number: what failed before that was accepted has no place any more.
+            45 if self.known_ns.get(&place).is_some_and(|known_ns| forgets(*known_ns)) => {
+                lane.queue.clear();
+                self.maker.forget_sequences();
+                self.id = None;
                 Ok(())
             }
             // Unknown topic, not leader, timed out, not available, storage error, unknown topic id.

@@ -39,6 +39,8 @@ const PATIENCE_NS: u64 = 400 * SECOND_NS;
 const STEP_NS: u64 = 50_000;
 /// The wall clock is at most so far off, to either side: less than what producers are forgotten after.
 const JUMP_MS_MAX: i64 = 8 * 60 * 60 * 1_000;
+/// Where it is more: what is idle for as long is forgotten.
+const LONG_JUMPS_MS: [i64; 2] = [2 * 24 * 60 * 60 * 1_000, 10 * 24 * 60 * 60 * 1_000];
 const POOL_BYTES: usize = 48 << 20;
 const ADDRESS: ([u8; 4], u16) = ([10, 0, 0, 1], 9092);
 
@@ -51,6 +53,8 @@ struct Sim {
     clients: Vec<Box<dyn Client>>,
     wakes: Vec<u64>,
     workload: Workload,
+    /// The wall clock jumps by days.
+    forgets: bool,
     /// How far the wall clock is from where it would be.
     jumped_ms: i64,
 }
@@ -67,18 +71,22 @@ pub struct Counts {
     pub transactions: [usize; 3],
     /// Records that compaction has taken.
     pub removed: usize,
+    /// Records that are there again as their producer was forgotten, transactional ids, offsets of groups.
+    pub forgotten: [u64; 3],
     pub jumps: u32,
     pub seconds: u64,
 }
 
 impl Counts {
     pub fn summary(&self) -> String {
-        let Counts { lives, power_cuts, topics, acks, reads, commits, transactions, removed, jumps, seconds } =
-            self;
+        let Counts { lives, power_cuts, topics, acks, reads, commits, transactions, .. } = self;
+        let Counts { removed, forgotten, jumps, seconds, .. } = self;
         let [committed, aborted, unknown] = transactions;
+        let [records, ids, offsets] = forgotten;
         format!(
             "{lives} lives, {power_cuts} power cuts, {jumps} clock jumps, {topics} topics, {acks} acks, {reads} reads, \
-             {commits} commits, transactions {committed} committed {aborted} aborted {unknown} unknown, {removed} compacted, {seconds} s"
+             {commits} commits, transactions {committed} committed {aborted} aborted {unknown} unknown, {removed} compacted, \
+             forgotten {records} records {ids} ids {offsets} offsets, {seconds} s"
         )
     }
 }
@@ -125,9 +133,12 @@ pub fn run(workload: Workload, seed: u64) -> Result<(u64, Counts), String> {
         initing: BTreeSet::new(),
         verbose: std::env::var_os("RINGLOG_SIM_TRACE").is_some(),
     };
-    let config = Arc::new(configure(workload, &mut rng, &dirs)?);
+    // Few checks are weaker where it does, and only there.
+    let forgets = workload != Workload::Mixed && matches!(seed % 7, 1 | 3 | 6);
+    let config = Arc::new(configure(workload, forgets, &mut rng, &dirs)?);
     let (shards, pools, clients, wakes) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut sim = Sim { context, config, dirs, shards, pools, clients, wakes, workload, jumped_ms: 0 };
+    let mut sim =
+        Sim { context, config, dirs, shards, pools, clients, wakes, workload, forgets, jumped_ms: 0 };
     match workload {
         Workload::Mixed => sim.add_clients(&mut rng),
         Workload::Transactions | Workload::Compaction | Workload::Members => sim.add_transactions(&mut rng),
@@ -144,13 +155,19 @@ pub fn run(workload: Workload, seed: u64) -> Result<(u64, Counts), String> {
         transactions: [Outcome::Committed, Outcome::Aborted, Outcome::Unknown]
             .map(|outcome| history.count(outcome)),
         removed: history.removed(),
+        forgotten: history.forgotten,
         jumps: sim.context.jumps,
         seconds: sim.context.now_ns() / SECOND_NS,
     };
     Ok((sim.context.world.trace_hash(), counts))
 }
 
-fn configure(workload: Workload, rng: &mut Rng, dirs: &[PathBuf]) -> Result<BrokerConfig, String> {
+fn configure(
+    workload: Workload,
+    forgets: bool,
+    rng: &mut Rng,
+    dirs: &[PathBuf],
+) -> Result<BrokerConfig, String> {
     let mut settings = Settings::new();
     let names: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
     settings.add_set(&format!("log.dirs={}", names.join(",")));
@@ -174,6 +191,15 @@ fn configure(workload: Workload, rng: &mut Rng, dirs: &[PathBuf]) -> Result<Brok
         settings.add_set("group.consumer.min.heartbeat.interval.ms=1000");
         settings.add_set("group.consumer.heartbeat.interval.ms=2000");
         settings.add_set(&format!("group.consumer.assignment.interval.ms={}", rng.pick(&[0, 1_000])));
+    }
+    if forgets {
+        // Records stay; whatever else is idle for too long is looked for soon.
+        settings.add_set("log.retention.ms=-1");
+        settings.add_set(&format!("log.retention.check.interval.ms={}", rng.pick(&[100, 1_000, 5_000])));
+        let intervals = ["offsets.retention.check", "transaction.remove.expired.transaction.cleanup"];
+        for key in intervals {
+            settings.add_set(&format!("{key}.interval.ms={}", rng.pick(&[100, 1_000, 5_000])));
+        }
     }
     let (config, _) = settings.resolve().map_err(|error| format!("configuration: {error}"))?;
     Ok(config)
@@ -235,18 +261,20 @@ impl Sim {
     }
 
     fn run(&mut self) -> Verdict {
+        self.set_clock();
         self.start()?;
         for _ in 0..self.context.rng.range(1, 4) {
             self.make_trouble();
             let until = self.context.in_ms(10, 15_000);
-            if self.context.rng.chance(0.4) {
+            let (often, between) = if self.forgets { (0.6, 0.5) } else { (0.4, 0.1) };
+            if self.context.rng.chance(often) {
                 let jump_ns = self.context.rng.range(self.context.now_ns(), until);
                 self.run_until(jump_ns)?;
                 self.jump();
             }
             self.run_until(until)?;
             self.end_life()?;
-            if self.context.rng.chance(0.1) {
+            if self.context.rng.chance(between) {
                 self.jump();
             }
             self.start()?;
@@ -354,6 +382,7 @@ impl Sim {
         options.journal_cached = rng.chance(0.7);
         options.journal_max_bytes = options.journal_file_bytes * rng.range(4, 16);
         options.flush_interval_ms = *rng.pick(&[50, 500, 5000]);
+        options.retention_check_interval_ms = self.config.storage.retention_check_interval_ms as i64;
         if self.workload == Workload::Compaction {
             options.cleaner.backoff_ms = *rng.pick(&[20, 500, 2_000]);
             options.cleaner.dedupe_buffer_bytes = *rng.pick(&[1 << 10, 1 << 20]);
@@ -386,13 +415,29 @@ impl Sim {
         }
     }
 
-    /// Moves the wall clock, within what is kept of logs and offsets.
+    /// Moves the wall clock, by less than what is kept of logs, and mostly of producers and offsets.
     fn jump(&mut self) {
         let rng = &mut self.context.rng;
-        let most_ms = *rng.pick(&[2_000, 60_000, 3_600_000, JUMP_MS_MAX]);
-        let to_ms = rng.range(0, 2 * most_ms as u64) as i64 - most_ms;
+        let [days, more_days] = LONG_JUMPS_MS;
+        let most_ms = match self.forgets {
+            false => *rng.pick(&[2_000, 60_000, 3_600_000, JUMP_MS_MAX]),
+            true => *rng.pick(&[60_000, JUMP_MS_MAX, days, more_days, more_days]),
+        };
+        let to_ms = match self.forgets && rng.chance(0.5) {
+            false => rng.range(0, 2 * most_ms as u64) as i64 - most_ms,
+            true => *rng.pick(&[-most_ms, most_ms]),
+        };
         self.context.world.jump_wall_ms(to_ms - std::mem::replace(&mut self.jumped_ms, to_ms));
         self.context.jumps += 1;
+        self.set_clock();
+    }
+
+    fn set_clock(&mut self) {
+        let (now_ns, wall_ms) = (self.context.now_ns(), self.context.world.wall_ms());
+        self.context.history.clock.set(now_ns, wall_ms);
+        if self.context.verbose {
+            eprintln!("{now_ns:>14} ==== the wall clock is {} ms ahead", self.jumped_ms);
+        }
     }
 
     fn heal(&mut self) {
@@ -546,6 +591,7 @@ impl Sim {
             let client = &mut self.clients[at];
             let called = !active.is_empty() && client.sockets().iter().any(|socket| active.contains(socket));
             if called || self.wakes[at] <= self.context.now_ns() {
+                self.context.history.clock.now_ns = self.context.now_ns();
                 client.step(&mut self.context)?;
                 self.wakes[at] = client.wake_ns().max(self.context.now_ns() + STEP_NS);
                 stepped = true;

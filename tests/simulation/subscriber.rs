@@ -160,6 +160,8 @@ impl Consumer {
         }
         let (session_ns, rebalance_ns) = (SESSION_MS * MILLISECOND_NS, REBALANCE_MS * MILLISECOND_NS);
         let until_ns = (asked_ns + session_ns).min(own.settled_ns + rebalance_ns);
+        let known_ms = until_ns.saturating_sub(asked_ns) / MILLISECOND_NS;
+        context.history.presence.shows(&self.group, &self.member, asked_ns, since_ns, known_ms);
         let hold = Hold { member: self.name.clone(), epoch, life, asked_ns, since_ns, until_ns };
         let places: Vec<Place> = self.owned.keys().copied().collect();
         context.history.ownership.told(&self.group, &places, &hold, context.now_ns())

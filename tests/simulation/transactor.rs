@@ -28,6 +28,7 @@ use ringlog::protocol::{ApiKey, Uuid};
 use ringlog::record::builder::BatchOptions;
 
 use super::clients::{Client, Context, MILLISECOND_NS};
+use super::forgetting::IdUse;
 use super::history::{Ack, Origin, Outcome, Place, Role};
 use super::lane::{self, Asked, Lane, Lanes, Maker, Sizes, State, Told};
 use super::log_model::{Verdict, ensure};
@@ -46,6 +47,11 @@ pub struct Transactor {
     timeout_ms: i32,
     phase: Phase,
     asked: bool,
+    /// When the last request was sent, and when one that changed its id at the coordinator.
+    asked_ns: u64,
+    known_ns: u64,
+    /// When the last batch was made of those that a partition has acknowledged.
+    written_ns: BTreeMap<Place, u64>,
     /// Nothing is asked before.
     not_before_ns: u64,
     /// Producer id and epoch.
@@ -98,6 +104,8 @@ struct Running {
     offsets: Option<Offsets>,
     /// Some of it is acknowledged, so that the coordinator knows the transaction.
     added: bool,
+    /// When an end was first asked for.
+    end_ns: Option<u64>,
     /// An end was asked for and the answer never came.
     end_lost: bool,
     /// Records were sent and never answered: their sequence numbers cannot be used again.
@@ -136,6 +144,9 @@ impl Transactor {
             timeout_ms: *rng.pick(&[1_000, 5_000, 20_000]),
             phase: Phase::Find,
             asked: false,
+            asked_ns: 0,
+            known_ns: 0,
+            written_ns: BTreeMap::new(),
             not_before_ns: 0,
             producer: None,
             recovers: false,
@@ -227,6 +238,7 @@ impl Transactor {
             lanes,
             offsets,
             added: false,
+            end_ns: None,
             end_lost: false,
             gaps: false,
             dies_in: (wild && rng.chance(0.1)).then(|| *rng.pick(&phases)),
@@ -309,18 +321,41 @@ impl Transactor {
         })
     }
 
-    /// Somebody else has the id now, or the transaction took too long.
-    fn fenced(&mut self, context: &mut Context, by: ApiKey) -> Verdict {
-        let now = context.now_ns();
+    /// Somebody else may have the id now.
+    fn has_others(&self, context: &Context) -> bool {
         let inits = context.inits.get(&self.id).copied().unwrap_or(0);
         let others = inits != self.inits + self.own_inits;
-        let late = context.lost_inits.get(&self.id).is_some_and(|lost| now < lost + LATE_NS);
+        let lost_ns = context.lost_inits.get(&self.id);
+        others || self.contested || lost_ns.is_some_and(|lost_ns| context.now_ns() < lost_ns + LATE_NS)
+    }
+
+    /// The coordinator does not know the id, or not with this producer: it was idle for long enough, and its transaction over.
+    fn forgotten(&mut self, context: &mut Context, by: ApiKey) -> Verdict {
+        let last_use = match &self.running {
+            Some(running) if running.added && !self.has_others(context) => {
+                let (began_ns, end_ns) = (running.began_ns, running.end_ns);
+                IdUse::Open { began_ns, timeout_ms: self.timeout_ms as u64, end_ns }
+            }
+            _ => IdUse::Idle { since_ns: self.known_ns },
+        };
+        let may = context.history.clock.forgets_id(&last_use);
+        may.map_err(|error| format!("{}: {by:?}: {error}", self.describe()))?;
+        context.history.forgotten[1] += 1;
+        let surely = self.running.as_ref().is_some_and(|running| !running.end_lost);
+        self.end(context, if surely { Outcome::Aborted } else { Outcome::Unknown })?;
+        self.recovers = context.rng.chance(0.5);
+        self.go(Phase::Init);
+        Ok(())
+    }
+
+    /// Somebody else has the id now, or the transaction took too long.
+    fn fenced(&mut self, context: &mut Context, by: ApiKey) -> Verdict {
         let timed_out = self.may_be_over(context);
         // A first attempt may have been written, though its answer was an error; which epoch came before, a broker knows for its
         // life only, as Apache Kafka's.
         let by_itself = self.recovers && self.own_inits > 1 && self.init_life != context.life;
         ensure!(
-            others || self.contested || late || timed_out || by_itself,
+            self.has_others(context) || timed_out || by_itself,
             "{}: fenced by {by:?}, and nobody did it",
             self.describe()
         );
@@ -342,6 +377,7 @@ impl Transactor {
             // Loading, not available, not coordinator, concurrent transactions; timed out, storage.
             14 | 15 | 16 | 51 | 7 | 56 => self.again(context),
             47 | 90 => return self.fenced(context, api),
+            49 => return self.forgotten(context, api),
             error => return Err(format!("{}: {api:?} answers {error}", self.describe())),
         }
         Ok(())
@@ -363,6 +399,7 @@ impl Transactor {
 
     fn ask(&mut self, context: &mut Context) {
         self.asked = true;
+        self.asked_ns = context.now_ns();
         match self.phase {
             Phase::Down => self.go(Phase::Find),
             Phase::Find => {
@@ -526,10 +563,11 @@ impl Transactor {
 
     fn ask_end(&mut self, context: &mut Context) {
         let (producer_id, producer_epoch) = self.producer.unwrap_or((-1, -1));
-        let Some(running) = &self.running else { return };
+        let Some(running) = &mut self.running else { return };
         if running.commits {
             context.history.deciding(running.number);
         }
+        running.end_ns.get_or_insert(context.world.now());
         let request = EndTxnRequest {
             transactional_id: self.id.as_str().into(),
             producer_id,
@@ -565,6 +603,7 @@ impl Transactor {
                 }
                 self.producer = Some((response.producer_id, response.producer_epoch));
                 (self.inits, self.own_inits) = (self.last_init, 0);
+                self.known_ns = self.asked_ns;
                 self.contested = context.initing.iter().any(|(id, _)| *id == self.id);
                 self.maker.forget_sequences();
                 self.recovers = false;
@@ -624,11 +663,14 @@ impl Transactor {
         let Some(lane) = running.lanes.get_mut(&place) else { return Ok(()) };
         let Some(at) = lane.position(batch) else { return Ok(()) };
         let waits = lane.has(State::Failed) || at > 0;
+        let clock = &context.history.clock;
+        let forgets = |since_ns| clock.may_forget_producer(since_ns, clock.now_ns);
         match error {
             0 => {
                 let Some(batch) = lane.queue.remove(at) else { return Ok(()) };
                 ensure!(base >= 0, "{}: acknowledged at {base}", self.id);
                 running.added = true;
+                self.written_ns.insert(place, batch.made_ns);
                 if context.verbose {
                     eprintln!(
                         "{:>14} {} {:x?} lie at {base} of {place:?}",
@@ -648,6 +690,14 @@ impl Transactor {
                 lane.queue[at].state = State::Failed;
                 Ok(())
             }
+            // A marker that is written again, after the partition has forgotten the producer, says its epoch and no number: by
+            // version 1, where numbers go on, the next is out of order, as with Apache Kafka. The transaction is aborted.
+            45 if !self.epochs && self.written_ns.get(&place).is_some_and(|since_ns| forgets(*since_ns)) => {
+                (running.commits, running.gaps) = (false, true);
+                self.requests.clear();
+                self.go(Phase::End);
+                Ok(())
+            }
             // As elsewhere, and: unknown topic, not leader, not verified yet, a transaction that is still being ended.
             3 | 5 | 6 | 7 | 14 | 15 | 16 | 19 | 51 | 56 | 100 => {
                 lane.queue[at].state = State::Failed;
@@ -655,6 +705,7 @@ impl Transactor {
                 Ok(())
             }
             47 | 90 => self.fenced(context, ApiKey::Produce),
+            49 => self.forgotten(context, ApiKey::Produce),
             error => Err(format!("{}: {place:?} answers {error}", self.describe())),
         }
     }
@@ -701,6 +752,8 @@ impl Transactor {
             error => return self.failed(context, answer.api, error),
         }
         let gaps = running.gaps;
+        // The first time may have been the one that did it.
+        self.known_ns = running.end_ns.unwrap_or(self.asked_ns);
         self.end(context, if commits { Outcome::Committed } else { Outcome::Aborted })?;
         if self.epochs {
             let (producer_id, epoch) = (response.producer_id, response.producer_epoch);
