@@ -116,6 +116,8 @@ impl<I: Io> Shard<I> {
         for index in 0..shard.listeners.len() {
             shard.accept(index as u32);
         }
+        // What had been set before the start counts when logs are first looked at.
+        shard.follow_config();
         shard
     }
 
@@ -139,10 +141,6 @@ impl<I: Io> Shard<I> {
         self.frames.rest(self.io.now());
         self.close_slow_reader();
         self.close_for_stop();
-        if self.followed.is_none() {
-            // What had been set before the start counts when logs are first looked at.
-            self.follow_config();
-        }
         self.broker.end_turn(&mut self.io);
         // Before whoever changed it hears that it is done.
         self.follow_config();

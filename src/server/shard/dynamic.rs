@@ -10,7 +10,7 @@ use crate::server::share;
 use crate::storage::CleanerOptions;
 
 impl<I: Io> Shard<I> {
-    /// Takes over what the broker has been told; at the first turn what had been set before the start.
+    /// Takes over what the broker has been told; at the start what had been set before.
     pub(super) fn follow_config(&mut self) {
         let config = self.broker.config();
         if self.followed.as_ref().is_some_and(|followed| Arc::ptr_eq(followed, config)) {
