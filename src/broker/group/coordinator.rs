@@ -392,19 +392,17 @@ impl Turn<'_> {
     ) {
         for id in &pending.deleted_groups {
             let Some(group) = partition.groups.get_mut(id).filter(|group| group.is_dead()) else { continue };
-            if result.is_err() || !group.offsets.is_empty() {
-                // It goes with the last of its batches, unless an offset stays whose own deletion, made before, has failed.
-                if result.is_err() || !self.appends.is_deleting(id) {
-                    group.classic.undo_delete();
+            if result.is_ok() && group.offsets.is_empty() {
+                let Some(group) = partition.groups.remove(id) else { continue };
+                for member in group.classic.pending_join() {
+                    self.timers.cancel(&self.heartbeat_key(&group, member));
                 }
-                continue;
+                self.usage.groups -= 1;
+                self.usage.bytes -= group.accounted;
+            } else if result.is_err() || !self.appends.is_deleting(id) {
+                // It goes with the last of its batches, unless an offset stays whose own deletion, made before, has failed.
+                group.classic.undo_delete();
             }
-            let Some(group) = partition.groups.remove(id) else { continue };
-            for member in group.classic.pending_join() {
-                self.timers.cancel(&self.heartbeat_key(&group, member));
-            }
-            self.usage.groups -= 1;
-            self.usage.bytes -= group.accounted;
         }
     }
 

@@ -1,7 +1,7 @@
 //! An order of pieces to whose end any of them may move.
 //!
-//! A list in a vector: all but the search for a free place takes the same time, and memory is asked for only when the order
-//! is longer than it ever was, as fetches that find all in memory must ask for none. Called by [`ReadCache`](super::ReadCache).
+//! A list in a vector: every step takes the same time, and memory is asked for only when the order is longer than it ever
+//! was, as fetches that find all in memory must ask for none. Called by [`ReadCache`](super::ReadCache).
 
 use super::PieceKey;
 
@@ -34,14 +34,17 @@ impl Order {
     /// Puts a key at the end. Its place is what the others below ask for.
     pub fn push(&mut self, key: PieceKey) -> usize {
         let node = Node { key, before: NONE, behind: NONE };
-        let place = self.free;
-        if place == NONE {
-            self.nodes.push(node);
-            self.link(self.nodes.len() - 1);
-            return self.nodes.len() - 1;
-        }
-        self.free = self.nodes[place].behind;
-        self.nodes[place] = node;
+        let place = match self.free {
+            NONE => {
+                self.nodes.push(node);
+                self.nodes.len() - 1
+            }
+            free => {
+                self.free = self.nodes[free].behind;
+                self.nodes[free] = node;
+                free
+            }
+        };
         self.link(place);
         place
     }
