@@ -25,6 +25,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(ROOT, "tests", "clients"))
+import bench  # noqa: E402
 from broker import Broker, binary, free_port  # noqa: E402
 
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ringlog-tests")
@@ -76,11 +77,6 @@ class Http:
         self.ringlog("topic", "create", name, "--partitions", str(PARTITIONS))
         return name
 
-    def cpu_seconds(self):
-        with open(f"/proc/{self.broker.pid()}/stat", encoding="ascii") as stat:
-            fields = stat.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def jmeter(self, topic, users, loops, acks, pause_ms=0):
         """Runs the plan, each user pausing between its requests; the samples as (elapsed ms, whether all was well), and the time between first and last."""
         out = os.path.join(self.dir, f"{topic}.jtl")
@@ -106,13 +102,18 @@ def check(http):
 
 
 def measured(http, users, acks, requests):
-    before = http.cpu_seconds()
+    before = bench.cpu_s(http.broker.pid())
     samples, seconds = http.jmeter(http.topic(), users, max(1, requests // users), acks)
-    cpu = http.cpu_seconds() - before
+    cpu = bench.cpu_s(http.broker.pid()) - before
     took = sorted(elapsed for elapsed, _ in samples)
     at = lambda part: took[min(len(took) - 1, int(len(took) * part))]
     return {"users": users, "acks": acks, "per_second": len(samples) / seconds, "refused": sum(not good for _, good in samples),
             "p50": at(0.5), "p99": at(0.99), "max": took[-1], "cpu_us": cpu * 1e6 / len(samples)}
+
+
+def spread(values, digits=0):
+    """The median, and in brackets the least and the most."""
+    return "{1:,.{0}f} ({2:,.{0}f}–{3:,.{0}f})".format(digits, statistics.median(values), min(values), max(values))
 
 
 def steady(http, to, users, options):
@@ -144,13 +145,11 @@ def neighbours(http, options):
         cases = [("none", second, 0), ("to a second broker", second, 10), ("to this broker", http, 10)]
         rounds = []
         for number in range(options.beside):
-            order = cases if number % 2 == 0 else cases[::-1]
-            rounds.append({case: steady(http, to, users, options) for case, to, users in order})
+            rounds.append({case: steady(http, to, users, options) for case, to, users in bench.in_turn(cases, number)})
     finally:
         second.broker.stop()
     for case, _, _ in cases:
-        show = lambda name, digits: "{1:,.{0}f} ({2:,.{0}f}–{3:,.{0}f})".format(
-            digits, statistics.median(one[case][name] for one in rounds), min(one[case][name] for one in rounds), max(one[case][name] for one in rounds))
+        show = lambda name, digits: spread([one[case][name] for one in rounds], digits)
         lines.append(f"| {case} | {show('rate', 0)} | {show('p50', 2)} | {show('p99', 2)} | {show('p99.9', 2)} |")
     return lines
 
@@ -165,8 +164,8 @@ def table(http, options):
     measured(http, 10, "all", options.requests)  # not counted: JMeter, the broker and the disk warm up
     rounds = [[measured(http, users, acks, options.requests) for users, acks in kinds] for _ in range(options.repeat)]
     for index, (users, acks) in enumerate(kinds):
-        of = lambda name: sorted(one[index][name] for one in rounds)
-        show = lambda name: f"{statistics.median(of(name)):,.0f} ({of(name)[0]:,.0f}–{of(name)[-1]:,.0f})"
+        of = lambda name: [one[index][name] for one in rounds]
+        show = lambda name: spread(of(name))
         lines.append(f"| {users} | {acks} | {show('per_second')} | {show('p50')} | {show('p99')} | {show('max')} | {show('cpu_us')} | {sum(of('refused'))} |")
     lines += neighbours(http, options)
     return "\n".join(lines) + "\n"
