@@ -5,7 +5,7 @@ same client, in alternate rounds.
 Produce rows: the sink (`append-ring` of bench/runtimes, as many threads as Ringlog has shards) receives the same requests, writes them with O_DIRECT and
 answers when they are written (--level durable: synced). Fetch rows: both are filled with the same batches; the sink answers fetches with these bytes from
 memory, by reference. Either is a floor: what the machine allows for the bytes alone. Writes perf/results/NAME.md with Ringlog's share of the sink, NAME.tsv
-with every run. Needs target/release/ringlog and cargo; about two minutes a round. --quick is one short round that writes nothing.
+with every run. Needs target/release/ringlog and cargo; about three minutes a round. --quick is one short round that writes nothing.
 """
 import argparse
 import os

@@ -9,7 +9,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "perf"))
-from bench import busy_s, cpu_s, free_port  # noqa: E402
+from bench import busy_s, cpu_s, free_port, warm_memory  # noqa: E402
 
 TARGET = os.environ.get("CARGO_TARGET_DIR") or os.path.join(HERE, "target")
 # The rows of requests: what a request holds, and how many are under way.
@@ -48,6 +48,7 @@ class Server:
         self.command = [program(name), "--dir", directory, "--listen", self.address, *map(str, options)]
 
     def __enter__(self):
+        warm_memory()
         self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         if not self.process.stdout.readline().startswith("ready "):
             self.process.wait()
