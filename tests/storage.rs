@@ -612,6 +612,40 @@ fn what_was_flushed_survives_a_failed_sync_a_kill_and_a_power_cut() {
     }
 }
 
+/// An index without the entries of its sibling was believed: a look-up passed over the segment.
+#[test]
+fn timestamps_are_found_after_a_start_that_was_cut_off() {
+    let of = topic("t", 1);
+    let small = LogConfig { index_interval_bytes: 1, ..config() };
+    for ops in 0.. {
+        let mut scene = Scene::with_config(7, 1, small.clone());
+        let log = scene.create(0, &of);
+        // The first is the latest.
+        for timestamp in [10, 1, 2] {
+            append_as(&mut scene.shards[0], log, 100, EPOCH_MS + timestamp, BatchOptions::default()).unwrap();
+        }
+        scene.acknowledged(0, log);
+        scene.stop();
+        scene.start(1, std::slice::from_ref(&of));
+        // As after a crash, with all of it below the recovery point.
+        scene.crash(Crash::Kill);
+        let mut io = scene.world.driver();
+        scene.world.hang_after_ops(Some(ops));
+        let find = |_| Some((of.topic.clone(), small.clone()));
+        let _ = storage::recover(&mut io, &[PathBuf::from(DIR)], &find, &|_, _| None);
+        let whole = !scene.world.hangs();
+        scene.world.hang_after_ops(None);
+        scene.world.crash(&[io.id()], Crash::Kill);
+        drop(io);
+        scene.start(1, std::slice::from_ref(&of));
+        let log = scene.open(0, &of);
+        assert_eq!(scene.look_up(0, log, EPOCH_MS + 10), Some(0), "cut off after {ops} ops");
+        if whole {
+            return;
+        }
+    }
+}
+
 /// The error of a read was kept for whoever read the log next, however much later.
 #[test]
 fn a_reader_is_told_of_its_own_failed_read_only() {

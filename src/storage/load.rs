@@ -19,8 +19,8 @@ use super::producer_state::{ProducerState, ProducerStateConfig};
 use super::scan::{Depth, ScanRange, io_error, scan};
 use super::segment::{IndexEntries, Largest, NewBatch, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
 use super::start::{
-    close_blocking, open_blocking, read_file, remove_blocking, replace_file_blocking, rewrite_blocking,
-    sync_blocking, sync_dir_blocking, write_file,
+    close_blocking, exchange_file_blocking, open_blocking, read_file, remove_blocking, replace_file_blocking,
+    rewrite_blocking, sync_blocking, sync_dir_blocking,
 };
 use super::time_index;
 use super::types::*;
@@ -508,7 +508,8 @@ impl Rebuilt {
             let path = log.file_path(base_offset, kind);
             // What a crash left readable the next could take, and by then it is believed.
             if self.unclean || known.as_ref() != Some(bytes) {
-                write_file(io, &path, bytes).map_err(|error| io_error(&path, error))?;
+                // Were the start cut off in here, the next would believe an index that lacks what the other one has.
+                exchange_file_blocking(io, &path, bytes).map_err(|error| io_error(&path, error))?;
             }
         }
         let segment = &mut self.segment;

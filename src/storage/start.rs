@@ -128,12 +128,17 @@ pub(super) fn write_file(io: &mut impl Io, path: &Path, bytes: &[u8]) -> Result<
     synced.map(|_| ())
 }
 
-/// As [`write_file`], so that a crash leaves the old file or the new one.
-pub(super) fn replace_file_blocking(io: &mut impl Io, path: &Path, bytes: &[u8]) -> Result<(), Errno> {
+/// As [`write_file`], so that a crash leaves the old file or the new one. It stays the new one once its directory has been synced.
+pub(super) fn exchange_file_blocking(io: &mut impl Io, path: &Path, bytes: &[u8]) -> Result<(), Errno> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     write_file(io, temporary.as_ref(), bytes)?;
-    io.block_on(Op::Rename { from: temporary.into(), to: path.to_owned() }).result?;
+    io.block_on(Op::Rename { from: temporary.into(), to: path.to_owned() }).result.map(|_| ())
+}
+
+/// As [`exchange_file_blocking`], and it stays the new one.
+pub(super) fn replace_file_blocking(io: &mut impl Io, path: &Path, bytes: &[u8]) -> Result<(), Errno> {
+    exchange_file_blocking(io, path, bytes)?;
     match path.parent() {
         Some(parent) => sync_dir_blocking(io, parent),
         None => Ok(()),
