@@ -7,6 +7,8 @@ mod sim_io;
 
 #[path = "storage/damage.rs"]
 mod damage;
+#[path = "storage/large.rs"]
+mod large;
 #[path = "storage/moves.rs"]
 mod moves;
 #[path = "storage/tails.rs"]

@@ -265,6 +265,19 @@ impl AlignedBuf {
         Slice { region: Arc::new(self.region), start: 0, len }
     }
 
+    /// Gives back what lies behind the first `len` bytes, rounded up to blocks, if it is part of an arena.
+    pub fn shrink(&mut self, len: usize) {
+        let len = len.max(1).next_multiple_of(BLOCK_BYTES);
+        let Region { memory: Memory::Arena { number, block, .. }, pool: Some(pool), .. } = &self.region
+        else {
+            return;
+        };
+        let Some(spare) = self.region.len.checked_sub(len).filter(|spare| *spare > 0) else { return };
+        pool.give_back(*number, *block + len / BLOCK_BYTES, spare);
+        pool.used_bytes.fetch_sub(spare, Ordering::Relaxed);
+        self.region.len = len;
+    }
+
     pub(super) fn arena(&self) -> Option<&Arc<Arena>> {
         self.region.arena()
     }
@@ -472,6 +485,26 @@ mod tests {
         assert_eq!(pool.used_bytes(), BLOCK_BYTES);
         drop(slice);
         assert_eq!(pool.used_bytes(), 0);
+    }
+
+    #[test]
+    fn a_buffer_gives_back_its_end() {
+        let pool = BufferPool::new(16 * BLOCK_BYTES);
+        let mut buf = pool.allocate(4 * BLOCK_BYTES).unwrap();
+        buf[0] = 7;
+        buf.shrink(BLOCK_BYTES + 1);
+        assert_eq!((buf.len(), buf[0], pool.used_bytes()), (2 * BLOCK_BYTES, 7, 2 * BLOCK_BYTES));
+        buf.shrink(5 * BLOCK_BYTES);
+        assert_eq!(buf.len(), 2 * BLOCK_BYTES, "it does not grow");
+        // Ten of the twelve blocks that arenas have are free, side by side.
+        let rest = pool.allocate(10 * BLOCK_BYTES).unwrap();
+        assert!(rest.arena().is_some());
+        drop(buf.freeze());
+        drop(rest);
+        assert_eq!(pool.used_bytes(), 0);
+        let mut alone = AlignedBuf::unbudgeted(2 * BLOCK_BYTES);
+        alone.shrink(1);
+        assert_eq!(alone.len(), 2 * BLOCK_BYTES);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A flush takes what the journal has completed of one log and one segment, up to about a megabyte, copies it behind
 //! what the segment's last block already holds, and writes it with direct I/O; then the file is cut to its exact length
 //! and the index entries follow. The image stays as read cache. A sync puts a log's files, and on a new log their names,
-//! on stable media. Journal files are reused when all their logs have been synced behind what they hold.
+//! on stable media, without the padding that large batches leave behind ([`super::large`]). Journal files are reused when all their logs have been synced behind what they hold.
 //!
 //! Who asks: a log with a megabyte of tail; the flush timer; memory; the journal's size; the stop. A flush costs about the same
 //! however little it writes, so with many small tails the timer's are spread out, and none is made for its own sake.
@@ -21,7 +21,7 @@ use super::names::{FileKind, FileName};
 use super::segment::{ABORTED_ENTRY_BYTES, IndexEntries, OFFSET_ENTRY_BYTES, Segment, TIME_ENTRY_BYTES};
 use super::stop::StopPhase;
 use super::store::{End, Storage};
-use super::types::LogId;
+use super::types::{Event, LogId};
 use crate::io::buffer::{AlignedBuf, Slice};
 use crate::io::{BLOCK_BYTES, Errno, Io, Op};
 
@@ -35,6 +35,9 @@ const PINNED_FLUSH_PERCENT: usize = 60;
 /// The journal's files begin to be freed when they hold this part of what they may.
 const JOURNAL_RECLAIM_PERCENT: u64 = 50;
 
+/// After so much of large batches has been synced the recovery points are written, so that recovery need not check it again.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
+
 /// The timer's flushes begin at half of their interval and are spread over the other half: in so many steps, not closer than this.
 const FLUSH_STEPS: u64 = 128;
 const FLUSH_STEP_NS_MIN: u64 = 100_000_000;
@@ -45,15 +48,17 @@ const INDEX_KINDS: [FileKind; 3] = [FileKind::OffsetIndex, FileKind::TimeIndex, 
 /// What a flush has written.
 #[derive(Debug)]
 pub(super) struct FlushEnd {
-    log: LogId,
-    segment: i64,
-    flushed: u32,
-    next_offset: i64,
-    entries: IndexEntries,
-    image_start: u32,
-    image: Slice,
+    pub(super) log: LogId,
+    pub(super) segment: i64,
+    pub(super) flushed: u32,
+    pub(super) next_offset: i64,
+    pub(super) entries: IndexEntries,
+    pub(super) image_start: u32,
+    pub(super) image: Slice,
     /// The part of the segment that comes from the tail, not from what the file held before.
-    sound: std::ops::Range<u32>,
+    pub(super) sound: std::ops::Range<u32>,
+    /// Of an image of large batches: its memory.
+    pub(super) large_bytes: Option<usize>,
 }
 
 /// What a sync has made safe.
@@ -93,7 +98,8 @@ impl Storage {
             if let Some(log) = self.logs.get_mut(id) {
                 log.flags.dirty = false;
                 let end = log.high_watermark;
-                self.ask(id, end, -1);
+                let sync_to = if log.has_unsynced_large() { log.flushed_offset } else { -1 };
+                self.ask(id, end, sync_to);
             }
         }
     }
@@ -215,6 +221,9 @@ impl Storage {
         if flushable && wanted {
             return if log.has_dir { self.start_flush(io, id) } else { self.claim_dir(io, id) };
         }
+        if log.tail.is_empty() && log.large.is_waiting() {
+            return if log.has_dir { self.start_large_flush(io, id) } else { self.claim_dir(io, id) };
+        }
         let unsynced = log.synced_offset < log.sync_to.min(log.flushed_offset);
         let last_flushes = self.stop == StopPhase::Flushing;
         if unsynced || !last_flushes && log.segments.iter().any(Segment::lacks_entries) {
@@ -230,7 +239,8 @@ impl Storage {
         }
         let Some(log) = self.logs.get_mut(id) else { return };
         // What is not acknowledged yet will come round with the next acknowledgement or timer.
-        if !log.tail.is_empty() && !std::mem::replace(&mut log.flags.dirty, true) {
+        let left = !log.tail.is_empty() || log.has_unsynced_large();
+        if left && !std::mem::replace(&mut log.flags.dirty, true) {
             self.dirty.push_back((io.now(), id));
         }
     }
@@ -270,13 +280,11 @@ impl Storage {
         let flushed = run.position;
         let image_start = flushed - flushed % BLOCK_BYTES as u32;
         let head_bytes = (flushed - image_start) as usize;
-        let head = self.cache.get(id, segment_base, image_start).map(|found| found.bytes);
-        let head = head.filter(|head| head.len() >= head_bytes);
-        if head_bytes > 0 && head.is_none() {
-            // The block the segment ends in is read back first; the flush comes again when it is there.
-            self.work_running += 1;
-            return self.read_for_flush(io, id, segment_base, image_start);
-        }
+        let head = match self.flush_head(io, id, segment_base, image_start, head_bytes) {
+            Some(head) => head,
+            None => return,
+        };
+        let Some(log) = self.logs.get(id) else { return };
         let (runs, data_bytes) = flushable_runs(log, segment_base, FLUSH_BYTES - head_bytes);
         let image_bytes = (head_bytes + data_bytes).next_multiple_of(BLOCK_BYTES);
         // A flush must never wait for memory, as it is what frees it; the number of flushes bounds this.
@@ -296,6 +304,7 @@ impl Storage {
         let image = buf.freeze();
         let flushed = image_start + at as u32;
         let mut steps = VecDeque::new();
+        log.push_cut_steps(&mut steps, segment_base);
         let path = Arc::clone(&log.path);
         let key = FileKey { log: id, base_offset: segment_base, kind: FileKind::Log };
         steps.push_back(Step::Use { key, dir: path, create: true });
@@ -315,14 +324,39 @@ impl Storage {
             image_start,
             image,
             sound,
+            large_bytes: None,
         };
         let dir = log.dir;
         self.work_running += 1;
         self.jobs.start(io, dir, Some(id), steps, End::Flush(end));
     }
 
+    /// What a flush begins with: the block that the segment ends in, if that is begun. `None`: it is read back first, and the flush
+    /// comes again when it is there.
+    pub(super) fn flush_head(
+        &mut self,
+        io: &mut impl Io,
+        id: LogId,
+        segment: i64,
+        start: u32,
+        len: usize,
+    ) -> Option<Option<Slice>> {
+        if len == 0 {
+            return Some(None);
+        }
+        let found = self.cache.get(id, segment, start).map(|found| found.bytes);
+        let head = found.filter(|head| head.len() >= len);
+        if head.is_none() {
+            self.work_running += 1;
+            self.read_for_flush(io, id, segment, start);
+            return None;
+        }
+        Some(head)
+    }
+
     pub(super) fn flush_ended(&mut self, io: &mut impl Io, dir: usize, end: FlushEnd, ok: bool) {
         self.work_running -= 1;
+        self.dirs[dir].large_bytes -= end.large_bytes.unwrap_or(0);
         let Some(log) = self.logs.get_mut(end.log) else { return };
         if !ok {
             return;
@@ -340,6 +374,7 @@ impl Storage {
         }
         if let Some(segment) = log.segment_mut(end.segment) {
             segment.flushed = end.flushed;
+            segment.padded = end.large_bytes.is_some() && !end.flushed.is_multiple_of(BLOCK_BYTES as u32);
             segment.on_disk = true;
             segment.entries_written(end.entries);
             segment.indexes_synced = false;
@@ -349,6 +384,9 @@ impl Storage {
         self.cache.insert(key, end.image, Source::Written, end.sound);
         for kind in INDEX_KINDS {
             self.cache.remove(PieceKey { kind, start: 0, ..key });
+        }
+        if end.large_bytes.is_some() {
+            self.large_flushed(end.log);
         }
         self.work.push_back(end.log);
         self.check_reclaim(io, dir);
@@ -389,12 +427,24 @@ impl Storage {
         if !ok {
             return;
         }
+        let unsynced_large = log.has_unsynced_large();
         log.synced_offset = log.synced_offset.max(end.offset);
         for synced in end.segments {
+            if unsynced_large && let Some(segment) = log.segment_mut(synced.base_offset) {
+                self.dirs[dir].large_synced_bytes += u64::from(synced.size.saturating_sub(segment.synced));
+            }
             if let Some(segment) = log.segment_mut(synced.base_offset) {
                 segment.synced = segment.synced.max(synced.size);
                 segment.entries_written(synced.entries);
                 segment.indexes_synced = true;
+            }
+        }
+        if unsynced_large {
+            self.acknowledge_large(end.log);
+            self.events.push_back(Event::ReadReady { log: end.log });
+            if self.dirs[dir].large_synced_bytes >= CHECKPOINT_BYTES {
+                self.dirs[dir].large_synced_bytes = 0;
+                self.write_checkpoints(io, dir);
             }
         }
         self.work.push_back(end.log);
@@ -438,6 +488,19 @@ impl Log {
         self.path.join(FileName::new(base_offset, kind).to_string())
     }
 
+    /// Adds the steps that cut what was written before the segment to its length: recovery takes padding for the end of the log.
+    pub(super) fn push_cut_steps(&mut self, steps: &mut VecDeque<Step>, segment_base: i64) {
+        let Some(index) = self.segment_index(segment_base) else { return };
+        let Some(before) = index.checked_sub(1).and_then(|before| self.segments.get_mut(before)) else {
+            return;
+        };
+        if std::mem::take(&mut before.padded) {
+            let key = FileKey { log: self.id, base_offset: before.base_offset, kind: FileKind::Log };
+            steps.push_back(Step::Use { key, dir: Arc::clone(&self.path), create: false });
+            steps.push_back(Step::Truncate { len: u64::from(before.flushed) });
+        }
+    }
+
     /// Adds the steps that put a segment's files on stable media, with the entries its indexes lack.
     fn push_sync_steps(&mut self, steps: &mut VecDeque<Step>, base_offset: i64) -> SyncedSegment {
         let flushed_offset = self.flushed_offset;
@@ -446,11 +509,15 @@ impl Log {
         };
         let (size, indexes_synced) = (segment.flushed, segment.indexes_synced && !segment.lacks_entries());
         let first = segment.synced == 0;
+        let padded = std::mem::take(&mut segment.padded);
         let entries = self.push_index_steps(steps, base_offset, size, flushed_offset);
         let indexes = INDEX_KINDS.into_iter().filter(|kind| !indexes_synced && entries.bytes(*kind) > 0);
         for kind in std::iter::once(FileKind::Log).chain(indexes) {
             let key = FileKey { log: self.id, base_offset, kind };
             steps.push_back(Step::Use { key, dir: Arc::clone(&self.path), create: false });
+            if kind == FileKind::Log && padded {
+                steps.push_back(Step::Truncate { len: u64::from(size) });
+            }
             steps.push_back(Step::Sync { data_only: true });
         }
         // An index without entries is an empty file, as in Kafka: its tools look for one beside every segment. Not so

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::journal::Touched;
+use super::large::Large;
 use super::leader_epoch::LeaderEpochs;
 use super::producer_state::ProducerState;
 use super::segment::Segment;
@@ -68,6 +69,8 @@ pub struct Log {
     pub segments: VecDeque<Segment>,
     pub tail: VecDeque<TailRun>,
     pub tail_bytes: usize,
+    /// What follows the tail and is not to go through the journal.
+    pub large: Large,
     pub epochs: LeaderEpochs,
     /// The epochs have changed since their file was written.
     pub epochs_dirty: bool,
@@ -140,6 +143,7 @@ impl Log {
             segments: VecDeque::new(),
             tail: VecDeque::new(),
             tail_bytes: 0,
+            large: Large::default(),
             epochs: LeaderEpochs::default(),
             epochs_dirty: false,
             producers,

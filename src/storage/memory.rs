@@ -1,6 +1,6 @@
 //! The memory that appends, flushes and reads take: from the pool, and what the pool lacks from the read cache.
 
-use super::store::Storage;
+use super::store::{Dir, Storage};
 use super::types::LogId;
 use crate::io::buffer::AlignedBuf;
 
@@ -16,9 +16,8 @@ impl Storage {
             // Where it takes none any more, who waits is to hear of it.
             return self.is_unplaced(id);
         }
-        let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
         let journal = &self.dirs[log.dir].journal;
-        pinned + super::journal::CHUNK_BYTES <= self.options.tail_max_bytes
+        self.pinned_bytes() + super::journal::CHUNK_BYTES <= self.options.tail_max_bytes
             && journal.files().used_bytes() < self.options.journal_max_bytes
             && !journal.is_stalled()
     }
@@ -28,12 +27,16 @@ impl Storage {
         if !self.dirs[dir].journal.lacks_tail_memory(len) {
             return;
         }
-        let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
-        if pinned + 2 * super::journal::CHUNK_BYTES <= self.options.tail_max_bytes
+        if self.pinned_bytes() + 2 * super::journal::CHUNK_BYTES <= self.options.tail_max_bytes
             && let Some(buf) = self.allocate(super::journal::CHUNK_BYTES)
         {
             self.dirs[dir].journal.add_tail_memory(buf);
         }
+    }
+
+    /// The memory that holds what no segment has yet.
+    pub(super) fn pinned_bytes(&self) -> usize {
+        self.dirs.iter().map(Dir::pinned_bytes).sum()
     }
 
     /// Memory from the pool, at the cost of the read cache where needed.

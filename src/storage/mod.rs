@@ -7,9 +7,9 @@
 //! then [`Storage::end_turn`], then [`Storage::poll_event`] until it answers `None`.
 //!
 //! Invariants:
-//! - The high watermark never passes what the kernel has completed writing to the journal.
-//! - A segment receives only what the journal has completed, and the journal forgets only what segments have on
-//!   stable media.
+//! - The high watermark never passes what the kernel has completed writing, to the journal or, of large batches, to their segment.
+//! - What went through the journal reaches its segment only when the journal has completed it, and the journal forgets only
+//!   what segments have on stable media.
 
 pub mod types; // the values that pass in and out
 
@@ -24,10 +24,12 @@ pub mod time_index; // .timeindex
 pub mod transaction_index; // .txnindex
 
 mod aborted; // the transactions that readers of committed data skip
+mod append; // a batch gets its offset and its place
 mod cache; // pieces of segments in memory
 mod flush; // from the tail to the segments; reuse of journal files
 mod jobs; // file work as scripts of operations
-pub mod journal; // what every append goes through; its format
+pub mod journal; // what small and durable appends go through; its format
+mod large; // large batches, straight to their segments
 mod load; // a log from its files
 mod log; // one log's offsets, segments and tail
 mod logs; // all logs, by id
@@ -44,7 +46,7 @@ mod scan; // walks over a segment file
 mod segment; // a segment's numbers and index entries
 mod start; // blocking file work at start-up
 mod stop; // the clean stop
-mod store; // `Storage`: appends, acknowledgements, completions
+mod store; // `Storage`: acknowledgements, completions, the turn
 mod upkeep; // checkpoints, producer snapshots
 
 /// What is ours alone in a log directory.

@@ -57,7 +57,7 @@ pub struct DirState {
     pub online: bool,
     /// Of the journal's files, the part in use.
     pub journal_bytes: u64,
-    /// Memory of the journal's blocks that hold what no segment has yet.
+    /// Memory that holds what no segment has yet.
     pub tail_bytes: usize,
 }
 
@@ -93,7 +93,7 @@ impl Storage {
             path: dir.path.display().to_string(),
             online: dir.online,
             journal_bytes: dir.journal.files().used_bytes(),
-            tail_bytes: dir.journal.pinned_bytes(),
+            tail_bytes: dir.pinned_bytes(),
         };
         self.dirs.iter().map(state).collect()
     }

@@ -72,7 +72,7 @@ impl Storage {
         if range.offset < log.log_start_offset || range.offset > log.log_end_offset {
             return Err(ReadError::OutOfRange);
         }
-        let end_offset = range.end_offset.min(log.log_end_offset);
+        let end_offset = range.end_offset.min(log.placed_end());
         if range.offset >= end_offset {
             return Ok(ReadOutcome::Done { bytes: 0, next_offset: range.offset });
         }

@@ -249,6 +249,8 @@ impl Recovery<'_> {
             let start = starts.get(key).copied().unwrap_or(0);
             let options = self.load_options(path.clone(), &config, Some(recovery_point), start, io.wall_ms());
             let Some(mut log) = load(io, &options)? else { continue };
+            // A crash may have come between its directory and its first batch.
+            log.unsynced |= !points.contains_key(key);
             self.report.logs_checked += 1;
             self.report.bytes_checked += log.bytes_checked;
             self.report.cut.append(&mut log.dropped);

@@ -58,10 +58,11 @@ pub(super) struct Removal {
 impl Storage {
     /// Moves the log start offset to `before` (at most the high watermark); journaled, safe with
     /// [`Event::StartAdvanced`]. An offset at or below the log start changes nothing. Answers the log start offset.
-    /// [`ReadError::NoMemory`]: worth another try, as when the log is held ([`Storage::is_held`]).
+    /// [`ReadError::NoMemory`]: worth another try, as when the log is held ([`Storage::is_held`]) or has to be synced first
+    /// ([`Storage::delete_waits`]).
     pub fn delete_records(&mut self, io: &mut impl Io, log: LogId, before: i64) -> Result<i64, ReadError> {
         let id = log;
-        if self.is_held(id) {
+        if self.is_held(id) || self.delete_waits(id, before) {
             return Err(ReadError::NoMemory);
         }
         let (dir, high_watermark, start, safe) = {
@@ -88,10 +89,22 @@ impl Storage {
         log.epochs_dirty |= log.epochs.truncate_from_start(before);
         let journal = &mut self.dirs[dir].journal;
         journal.append_log_start(log.tp.topic_id, log.tp.partition, before);
-        let touch = Touch { log: id, end_offset: log.log_end_offset, start_offset: Some(before) };
+        let touch = Touch { log: id, end_offset: log.placed_end(), start_offset: Some(before) };
         journal.touch(touch, &mut log.touched, true);
         self.retire_segments(io, id, 0);
         Ok(before)
+    }
+
+    /// Whether [`Storage::delete_records`] has to wait until a sync has covered what it deletes: the new start must not outlive the end of
+    /// the log. Asks for it; [`Event::ReadReady`] tells.
+    pub fn delete_waits(&mut self, log: LogId, before: i64) -> bool {
+        let Some(found) = self.logs.get(log) else { return false };
+        let waits =
+            found.has_unsynced_large() && (found.synced_offset + 1..=found.high_watermark).contains(&before);
+        if waits {
+            self.ask(log, -1, before);
+        }
+        waits
     }
 
     /// Forgets the log at once; its files go away in small steps.
@@ -102,6 +115,7 @@ impl Storage {
         for run in log.tail.drain(..) {
             home.journal.release(run.chunk, run.slice.len());
         }
+        home.large_bytes -= log.large.waiting_bytes();
         self.cache.forget(log.id, None);
         self.jobs.doom_files(io, log.id, |_| true);
         let mut files = segment_files(&log);
@@ -263,7 +277,10 @@ impl Storage {
         let below = log.segments.partition_point(|segment| segment.base_offset <= log.log_start_offset);
         let expired = log.segments.partition_point(|segment| all || segment.base_offset < log.expired_to);
         let wanted = expired.max(below.saturating_sub(1));
-        let mut ready = log.segments.iter().take(wanted).take_while(|segment| segment.is_flushed()).count();
+        let is_ready = |index: &usize| {
+            log.segments[*index].is_flushed() && log.segment_end_offset(*index) <= log.high_watermark
+        };
+        let mut ready = (0..wanted).take_while(is_ready).count();
         if ready == log.segments.len() {
             if log.flags.busy || !log.tail.is_empty() {
                 ready -= 1;

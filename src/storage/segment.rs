@@ -62,6 +62,8 @@ pub struct Segment {
     pub size: u32,
     pub flushed: u32,
     pub synced: u32,
+    /// The file goes on behind `flushed`, to the end of the block.
+    pub padded: bool,
     /// `None` for a segment of before the start whose time index has not been looked at yet.
     pub largest: Option<Largest>,
     /// The timestamp of the first batch, which the age is counted from; -1 when none is known.
@@ -90,6 +92,7 @@ impl Segment {
             size: 0,
             flushed: 0,
             synced: 0,
+            padded: false,
             largest: Some(Largest::NONE),
             first_timestamp: -1,
             created_ms,

@@ -1,4 +1,4 @@
-//! [`Storage`]: the logs of one shard on its directories. Appends, acknowledgements and the routing of completions; the
+//! [`Storage`]: the logs of one shard on its directories. Acknowledgements and the routing of completions; the
 //! rest of its methods stands in the modules named after what they do.
 
 use std::collections::VecDeque;
@@ -9,23 +9,22 @@ use super::cache::ReadCache;
 use super::checkpoint::{CLEANER_OFFSET_FILE, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE};
 use super::cleaner::{CleanEnd, Cleaner};
 use super::jobs::{Finished, Jobs, Step, sync_dir};
-use super::journal::{Journal, Touch, Way};
+use super::journal::{Journal, Way};
 use super::load::{LoadOptions, LoadedLog, load};
-use super::log::{Log, Place, TailRun};
+use super::log::{Log, Place};
 use super::logs::Logs;
 use super::moves::{MoveEnd, Moves};
 use super::observe::JournalClock;
-use super::producer_state::{AppendOrigin, ProducerState, ProducerStateConfig};
-use super::producers;
+use super::producer_state::{ProducerState, ProducerStateConfig};
 use super::read::Reads;
 use super::recovery::{Offsets, read_offsets, read_topic_id};
 use super::retention::{Dead, Removal, Retention};
-use super::segment::{NewBatch, Segment};
+use super::segment::Segment;
 use super::start::{open_blocking, sync_dir_blocking};
 use super::stop::StopPhase;
 use super::types::*;
+use crate::io::buffer::AlignedBuf;
 use crate::io::{Completion, Errno, Io, Op, OpenMode, Token};
-use crate::record::{BatchHeader, assign, set_log_append_time};
 
 /// What the lower bytes of storage's tokens say: kind, directory, number.
 const KIND_JOB: u64 = 1;
@@ -80,6 +79,10 @@ pub(super) struct Dir {
     pub online: bool,
     pub journal: Journal,
     pub journal_path: PathBuf,
+    /// The memory of images of large batches.
+    pub large_bytes: usize,
+    /// What has been synced of large batches since the recovery points were written for it.
+    pub large_synced_bytes: u64,
     pub clock: JournalClock,
     /// The last journal file being freed, and the logs that must be synced first.
     pub reclaim: Option<super::flush::Reclaim>,
@@ -92,6 +95,13 @@ pub(super) struct Dir {
     pub checkpoint_again: bool,
     /// How many times they have been.
     pub checkpoints_written: u64,
+}
+
+impl Dir {
+    /// The memory that holds what no segment has yet.
+    pub fn pinned_bytes(&self) -> usize {
+        self.journal.pinned_bytes() + self.large_bytes
+    }
 }
 
 /// One shard's disk. See the module for the order of calls.
@@ -110,6 +120,8 @@ pub struct Storage {
     /// Logs that wait for a flush or a sync.
     pub(super) work: VecDeque<LogId>,
     pub(super) work_running: usize,
+    /// Memory for the large batch that is about to be placed, where it needs an image of its own.
+    pub(super) large_room: Option<AlignedBuf>,
     pub(super) next_flush_ns: u64,
     pub(super) retry_ns: u64,
     housekeeping_ns: u64,
@@ -142,6 +154,7 @@ impl Storage {
             dirty: VecDeque::new(),
             work: VecDeque::new(),
             work_running: 0,
+            large_room: None,
             next_flush_ns: 0,
             retry_ns: 0,
             housekeeping_ns: 0,
@@ -210,6 +223,8 @@ impl Storage {
             online,
             journal,
             journal_path,
+            large_bytes: 0,
+            large_synced_bytes: 0,
             clock: JournalClock::default(),
             reclaim: None,
             start_offsets,
@@ -281,156 +296,6 @@ impl Storage {
         if let Some(log) = self.logs.get_mut(log) {
             log.config = Arc::new(config);
         }
-    }
-
-    /// Appends one validated record batch: checks its producer, assigns offset and leader epoch while it copies it into
-    /// the journal block. On disk some turns after; [`Event::Advanced`] tells.
-    pub fn append(
-        &mut self,
-        io: &mut impl Io,
-        log: LogId,
-        batch: &[u8],
-        options: AppendOptions,
-    ) -> Result<Appended, AppendError> {
-        if self.stopping {
-            return Err(AppendError::Stopping);
-        }
-        let header = BatchHeader::parse(batch).map_err(|_| AppendError::Invalid)?;
-        if header.size() != batch.len() || header.last_offset_delta < 0 || header.codec().is_none() {
-            return Err(AppendError::Invalid);
-        }
-        let (dir, log_start_offset, base_offset) = {
-            let id = log;
-            let log = self.logs.get(id).ok_or(AppendError::UnknownLog)?;
-            if log.flags.held {
-                return Err(if self.is_unplaced(id) { AppendError::Offline } else { AppendError::Busy });
-            }
-            (log.dir, log.log_start_offset, log.log_end_offset)
-        };
-        // Before a duplicate is known: the first of it may be what the directory failed over.
-        if !self.dirs[dir].online {
-            return Err(AppendError::Offline);
-        }
-        let last_offset = base_offset
-            .checked_add(i64::from(header.last_offset_delta))
-            .filter(|last| *last < i64::MAX)
-            .ok_or(AppendError::Invalid)?;
-        let max_timestamp = options.log_append_time_ms.unwrap_or(header.max_timestamp);
-        let producer =
-            producers::Change::of(batch, &header, base_offset, max_timestamp, options.transaction_version)?;
-        if let Some(duplicate) = self.check_producer(log, &producer, options.coordinator)? {
-            return Ok(Appended { log_start_offset, ..duplicate });
-        }
-        if self.logs.get(log).is_some_and(|log| batch.len() > log.config.segment_bytes as usize) {
-            return Err(AppendError::TooLarge);
-        }
-        self.make_room(dir, batch.len())?;
-        self.place(io, log, batch, &Placing { base_offset, last_offset, max_timestamp, options });
-        if let Some(log) = self.logs.get_mut(log) {
-            let aborted = producer.apply(&mut log.producers);
-            if let (Some(aborted), Some(segment)) = (aborted, log.segments.back_mut()) {
-                segment.add_aborted(&aborted);
-            }
-            log.producers.set_end_offset(last_offset + 1);
-        }
-        Ok(Appended {
-            base_offset,
-            last_offset,
-            log_start_offset,
-            duplicate: false,
-            log_append_time_ms: options.log_append_time_ms.unwrap_or(-1),
-        })
-    }
-
-    /// Makes sure that the journal takes a batch of `len` bytes.
-    pub(super) fn make_room(&mut self, dir: usize, len: usize) -> Result<(), AppendError> {
-        let home = &mut self.dirs[dir];
-        if !home.online {
-            return Err(AppendError::Offline);
-        }
-        if home.journal.is_stalled() || (self.jobs.is_stalled() && self.jobs.is_dir_stalled(dir)) {
-            return Err(AppendError::NoSpace);
-        }
-        if home.journal.fits(len) {
-            self.make_tail_room(dir, len);
-            return Ok(());
-        }
-        let chunk_bytes = Journal::chunk_bytes(len);
-        if chunk_bytes > self.options.tail_max_bytes.min(self.options.pool.largest_bytes()) {
-            return Err(AppendError::TooLarge);
-        }
-        let pinned: usize = self.dirs.iter().map(|home| home.journal.pinned_bytes()).sum();
-        if pinned + chunk_bytes > self.options.tail_max_bytes
-            || self.dirs[dir].journal.files().used_bytes() >= self.options.journal_max_bytes
-        {
-            return Err(AppendError::Busy);
-        }
-        let buf = self.allocate(chunk_bytes).ok_or(AppendError::Busy)?;
-        self.dirs[dir].journal.add_chunk(buf);
-        self.make_tail_room(dir, len);
-        Ok(())
-    }
-
-    fn place(&mut self, io: &mut impl Io, id: LogId, batch: &[u8], placing: &Placing) {
-        let Placing { base_offset, last_offset, max_timestamp, options } = *placing;
-        let mut rolled = false;
-        let log = self.logs.get_mut(id).expect("the caller has found the log");
-        let home = &mut self.dirs[log.dir];
-        let (topic_id, partition) = (log.tp.topic_id, log.tp.partition);
-        let placed = home.journal.append(topic_id, partition, base_offset, batch.len(), |space| {
-            space.copy_from_slice(batch);
-            assign(space, base_offset, options.leader_epoch);
-            if let Some(now_ms) = options.log_append_time_ms {
-                set_log_append_time(space, now_ms);
-            }
-        });
-        let new = NewBatch { size: batch.len() as u32, last_offset, max_timestamp, wall_ms: options.wall_ms };
-        if log.segments.back().is_none_or(|segment| segment.must_roll(&new, &log.config)) {
-            let jitter_ms = jitter(io, &log.config);
-            log.roll(base_offset, options.wall_ms, jitter_ms);
-            rolled = base_offset > 0;
-        }
-        let interval = log.config.index_interval_bytes;
-        let segment = log.segments.back_mut().expect("a segment was just added where there was none");
-        let position = segment.add(&new, interval);
-        let segment = segment.base_offset;
-        log.push_tail(TailRun {
-            base_offset,
-            next_offset: last_offset + 1,
-            segment,
-            position,
-            chunk: placed.chunk,
-            slice: placed.slice,
-        });
-        log.log_end_offset = last_offset + 1;
-        log.bytes_since_snapshot += batch.len() as u64;
-        log.epochs_dirty |= log.epochs.assign(options.leader_epoch, base_offset);
-        let touch = Touch { log: id, end_offset: last_offset + 1, start_offset: None };
-        home.journal.touch(touch, &mut log.touched, options.level == AckLevel::Durable);
-        if !std::mem::replace(&mut log.flags.dirty, true) {
-            self.dirty.push_back((io.now(), id));
-        }
-        if rolled {
-            self.segment_rolled(io, id, base_offset);
-        }
-    }
-
-    fn check_producer(
-        &self,
-        log: LogId,
-        producer: &producers::Change,
-        coordinator: bool,
-    ) -> Result<Option<Appended>, AppendError> {
-        let Some(log) = self.logs.get(log) else { return Err(AppendError::UnknownLog) };
-        let origin = if coordinator { AppendOrigin::Coordinator } else { AppendOrigin::Client };
-        let duplicate = producer.check(&log.producers, origin)?;
-        Ok(duplicate.map(|batch| Appended {
-            base_offset: batch.first_offset(),
-            last_offset: batch.last_offset,
-            log_start_offset: log.log_start_offset,
-            duplicate: true,
-            log_append_time_ms: -1,
-        }))
     }
 
     /// The largest epoch not above `epoch` and the offset where it ends, as OffsetForLeaderEpoch answers; (-1, -1)
@@ -571,20 +436,24 @@ impl Storage {
                     let log_start_offset = log.safe_start_offset;
                     self.events.push_back(Event::StartAdvanced { log: touch.log, log_start_offset });
                 }
-                if touch.end_offset > log.high_watermark {
-                    log.high_watermark = touch.end_offset;
-                    if !std::mem::replace(&mut log.flags.advanced, true) {
-                        self.advanced.push_back(touch.log);
-                    }
-                    log.producers.on_high_watermark(touch.end_offset);
-                    let wanted = log.tail_bytes >= super::flush::FLUSH_BYTES
-                        || log.flush_to.max(log.sync_to) > log.flushed_offset;
-                    if wanted && !std::mem::replace(&mut log.flags.busy, true) {
-                        self.work.push_back(touch.log);
-                    }
-                }
+                self.advance(touch.log, touch.end_offset);
             }
             self.dirs[dir].journal.recycle_touches(touches);
+        }
+    }
+
+    /// Moves a log's high watermark on to `offset`, below which all has reached the level that was asked for.
+    pub(super) fn advance(&mut self, id: LogId, offset: i64) {
+        let Some(log) = self.logs.get_mut(id).filter(|log| offset > log.high_watermark) else { return };
+        log.high_watermark = offset;
+        if !std::mem::replace(&mut log.flags.advanced, true) {
+            self.advanced.push_back(id);
+        }
+        log.producers.on_high_watermark(offset);
+        let wanted =
+            log.tail_bytes >= super::flush::FLUSH_BYTES || log.flush_to.max(log.sync_to) > log.flushed_offset;
+        if wanted && !std::mem::replace(&mut log.flags.busy, true) {
+            self.work.push_back(id);
         }
     }
 
@@ -706,23 +575,9 @@ impl Storage {
     }
 }
 
-/// A batch on its way into the journal.
-struct Placing {
-    base_offset: i64,
-    last_offset: i64,
-    max_timestamp: i64,
-    options: AppendOptions,
-}
-
 fn journal_mode(way: Way) -> OpenMode {
     let direct = way == Way::Direct;
     OpenMode { write: true, create: true, truncate: false, direct, directory: false }
-}
-
-/// Spreads the rolls of segments that began together.
-fn jitter(io: &mut impl Io, config: &LogConfig) -> i64 {
-    let max = config.segment_jitter_ms.min(config.segment_ms).max(0) as u64;
-    if max == 0 { 0 } else { (io.random() % max) as i64 }
 }
 
 impl Log {

@@ -107,6 +107,9 @@ pub enum AckLevel {
     Durable,
 }
 
+/// From here on a batch is written as fast by itself as together with others.
+const LARGE_BATCH_BYTES_DEFAULT: usize = 128 << 10;
+
 /// How a shard's storage is set up.
 #[derive(Clone, Debug)]
 pub struct StorageOptions {
@@ -123,8 +126,10 @@ pub struct StorageOptions {
     pub journal_cached: bool,
     /// The journal files of a directory together; appends are refused ([`AppendError::Busy`]) beyond it.
     pub journal_max_bytes: u64,
-    /// Journal blocks in memory that hold data not flushed to its segment; appends are refused beyond it.
+    /// Memory that holds data not flushed to its segment; appends are refused beyond it.
     pub tail_max_bytes: usize,
+    /// A batch of at least this goes straight to its segment, unless it is to be durable.
+    pub large_batch_bytes: usize,
     /// A log's data stays at most about this long in the journal alone.
     pub flush_interval_ms: i64,
     /// `log.retention.check.interval.ms`.
@@ -177,6 +182,7 @@ impl StorageOptions {
             journal_cached: true,
             journal_max_bytes: 1 << 30,
             tail_max_bytes,
+            large_batch_bytes: LARGE_BATCH_BYTES_DEFAULT,
             flush_interval_ms: 5_000,
             retention_check_interval_ms: 300_000,
             producer_id_expiration_ms: 86_400_000,

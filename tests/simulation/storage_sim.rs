@@ -205,6 +205,7 @@ impl Sim {
         options.journal_file_bytes = 4096 << self.rng.range(4, 9);
         options.journal_cached = self.rng.chance(0.7);
         options.journal_max_bytes = options.journal_file_bytes * self.rng.range(4, 16);
+        options.large_batch_bytes = *self.rng.pick(&[1, 300, 1000, usize::MAX]);
         options.tail_max_bytes = POOL_BYTES / 4;
         options.flush_interval_ms = *self.rng.pick(&[10, 100, 1000, 5000]);
         options.retention_check_interval_ms = *self.rng.pick(&[100, 1000, 30_000]);

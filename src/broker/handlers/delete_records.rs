@@ -54,7 +54,7 @@ pub fn execute(broker: &mut Broker, io: &mut impl Io, task: Task<'_>) -> Option<
         let low_watermark = broker.storage.log_start_offset(log).unwrap_or(before);
         return Some(Answer::Deleted { low_watermark });
     }
-    if broker.storage.is_held(log) {
+    if broker.storage.is_held(log) || broker.storage.delete_waits(log, before) {
         // Told when it goes on.
         let query = Query::DeleteRecords { before };
         partition.parked.push(Task { query, ..task }.into_owned());

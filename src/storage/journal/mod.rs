@@ -229,7 +229,7 @@ impl Journal {
         }
         if touched.block == self.sequence {
             let known = &mut self.touches[touched.index as usize];
-            known.end_offset = touch.end_offset;
+            known.end_offset = known.end_offset.max(touch.end_offset);
             known.start_offset = touch.start_offset.or(known.start_offset);
             return;
         }
