@@ -369,6 +369,9 @@ impl Storage {
             home.clock.sync_began(io.now());
             io.submit(Op::Sync { file, data_only: true }, token(KIND_JOURNAL_SYNC, dir, 0));
         }
+        // The sync before may have covered a block that waited for another's write: no completion tells then.
+        self.acknowledge(dir);
+        let home = &mut self.dirs[dir];
         if matches!(self.stop, StopPhase::Running | StopPhase::Draining)
             && let Some(way) = home.journal.files().wants()
         {
