@@ -128,8 +128,9 @@ impl Storage {
         if log.image_takes(new) {
             return Ok(());
         }
-        // Behind an image that is being written others will gather.
-        let min_bytes = if log.large.images.is_empty() { 0 } else { FLUSH_BYTES };
+        // Behind an image that is being written others will gather, as long as there is memory for that in many logs.
+        let roomy = self.pinned_bytes() * 2 < self.options.tail_max_bytes;
+        let min_bytes = if roomy && !log.large.images.is_empty() { FLUSH_BYTES } else { 0 };
         let need_bytes = (BLOCK_BYTES - 1 + new.size as usize).next_multiple_of(BLOCK_BYTES);
         let bytes = need_bytes.max(min_bytes);
         if need_bytes > self.options.tail_max_bytes.min(self.options.pool.largest_bytes()) {
