@@ -160,13 +160,13 @@ fn commit(stream: &mut TcpStream) -> Option<i16> {
 #[test]
 fn a_stopping_broker_ends_connections_and_sends_no_errors() {
     let dir = tempfile::tempdir().unwrap();
-    let broker = Broker::start(&dir.path().join("data"));
+    let broker = Broker::with(&dir.path().join("data"), &["ringlog.shards=4"]);
     broker.run(&["topic", "create", "t"], "");
     broker.run(&["produce", "t"], "one\n");
     // Makes the group's log.
     broker.run(&["consume", "t", "--group", "g", "--from", "beginning", "--no-follow"], "");
     let address = broker.address.clone();
-    let clients: Vec<_> = (0..4)
+    let clients: Vec<_> = (0..16)
         .map(|_| {
             let mut stream = TcpStream::connect(&address).unwrap();
             assert_eq!(commit(&mut stream), Some(0));

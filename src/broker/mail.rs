@@ -34,6 +34,8 @@ pub enum Mail {
     Admitted(Admitted),
     /// Of partitions that move between log directories.
     Move(MoveMail),
+    /// The sender stops and asks for nothing more.
+    Quiet,
 }
 
 pub enum MoveMail {

@@ -395,6 +395,7 @@ impl Broker {
             Mail::Admit(admit) => self.admit(io, *admit),
             Mail::Admitted(admitted) => self.admitted(io, admitted),
             Mail::Move(mail) => self.move_mail(io, from, mail),
+            Mail::Quiet => {} // the shard's own business
         }
     }
 

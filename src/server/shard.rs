@@ -6,10 +6,13 @@
 mod accept; // how connections come
 mod calls; // what the control thread asks
 mod dynamic; // what is configured while it runs
+mod stop; // the clean stop
 
 use std::sync::Arc;
 
 use slab::Slab;
+
+use stop::Stop;
 
 use super::balance::Balance;
 use super::clients::Clients;
@@ -20,6 +23,7 @@ use super::local::{self, Calls};
 use super::mailbox::Mailbox;
 use super::token::{Kind, Owner, Token};
 use crate::broker::Broker;
+use crate::broker::mail::Mail;
 use crate::broker::request::{Head, Reply, Request, RequestId, Response};
 use crate::config::BrokerConfig;
 use crate::io::buffer::Received;
@@ -36,8 +40,6 @@ const IDLE_CHECKS_A_TURN: usize = 64;
 
 /// Requests from here on are handed to other shards where they lie; smaller ones are copied, which costs less than it.
 const SHARED_FRAME_BYTES_MIN: usize = 16 << 10;
-/// How long a stop waits for answers under way to reach their clients.
-const STOP_LINGER_NS: u64 = 500_000_000;
 /// A client that has taken nothing of a reply for so long may lose its connection when replies lack memory.
 const SLOW_READER_NS: u64 = 10_000_000_000;
 
@@ -73,8 +75,7 @@ pub struct Shard<I: Io> {
     completions: Vec<Completion>,
     done: Vec<(RequestId, Option<Response>)>,
     stopping: bool,
-    /// Until when a stop waits for connections to end.
-    stop_linger_ns: u64,
+    stop: Stop,
     /// The configuration that was taken over last.
     followed: Option<Arc<BrokerConfig>>,
     /// What the control thread asks.
@@ -107,7 +108,7 @@ impl<I: Io> Shard<I> {
             completions: Vec::new(),
             done: Vec::new(),
             stopping: false,
-            stop_linger_ns: 0,
+            stop: Stop::default(),
             followed: None,
             calls: None,
             clients: Clients::default(),
@@ -151,31 +152,8 @@ impl<I: Io> Shard<I> {
         self.run_dirty();
         self.broker.submit(&mut self.io);
         self.broker.take_outgoing(|to, mail| self.mail.send(to, mail));
+        self.stop_broker();
         self.mail.flush(&mut self.io);
-    }
-
-    /// Takes no new connection and no new request, and has the broker flush its logs. Idempotent.
-    ///
-    /// Clients see their connections close, as with Kafka, and not errors: one that is told to look for another leader or
-    /// coordinator asks this broker for it, and some give up when that question goes unanswered.
-    pub fn begin_stop(&mut self) {
-        if std::mem::replace(&mut self.stopping, true) {
-            return;
-        }
-        self.stop_linger_ns = self.io.now().saturating_add(STOP_LINGER_NS);
-        for index in 0..self.listeners.len() {
-            self.io.submit(
-                Op::Cancel { target: Token::new(Owner::Server, Kind::Accept, index as u32).into() },
-                Token::new(Owner::Server, Kind::Other, 0).into(),
-            );
-        }
-        self.broker.begin_stop(&mut self.io);
-    }
-
-    /// Whether all is on disk, the clean stop is marked, and the clients have had their answers.
-    pub fn is_stopped(&self) -> bool {
-        let lingers = !self.connections.is_empty() && self.io.now() < self.stop_linger_ns;
-        self.stopping && self.broker.is_stopped() && !lingers
     }
 
     pub fn set_waker(&mut self, peer: usize, waker: I::Waker) {
@@ -204,14 +182,16 @@ impl<I: Io> Shard<I> {
     }
 
     fn next_deadline_ns(&self) -> u64 {
-        let linger = if self.stopping { self.stop_linger_ns } else { u64::MAX };
-        linger.min(self.broker.next_deadline_ns())
+        self.stop_deadline_ns().min(self.broker.next_deadline_ns())
     }
 
     fn take_mail(&mut self) {
         for _ in 0..MAIL_A_TURN {
             let Some((from, mail)) = self.mail.receive() else { break };
-            self.broker.mail(&mut self.io, from, mail);
+            match mail {
+                Mail::Quiet => self.stop.quiet_peers += 1,
+                mail => self.broker.mail(&mut self.io, from, mail),
+            }
         }
     }
 
@@ -563,19 +543,6 @@ impl<I: Io> Shard<I> {
         if let Some((index, _)) = slow.min_by_key(|(_, connection)| connection.sent_at_ns) {
             tracing::warn!(peer = %self.connections[index].peer.host, "the client reads too slowly, and replies lack memory");
             self.begin_close(index as u32, "it reads too slowly, and replies lack memory");
-        }
-    }
-
-    /// Once the broker stops, a connection ends as soon as nothing is under way on it but waiting.
-    fn close_for_stop(&mut self) {
-        if !self.stopping {
-            return;
-        }
-        let ends =
-            |connection: &Connection| !connection.closing && !connection.sending && connection.only_waits();
-        let ended = self.connections.iter().filter(|(_, connection)| ends(connection));
-        for index in ended.map(|(index, _)| index as u32).collect::<Vec<_>>() {
-            self.begin_close(index, "the broker stops");
         }
     }
 

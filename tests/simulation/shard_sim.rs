@@ -485,10 +485,15 @@ impl Sim {
     }
 
     fn stop(&mut self) -> Verdict {
-        for shard in &mut self.shards {
-            shard.begin_stop();
-        }
         let patience = self.context.now_ns() + PATIENCE_NS;
+        // One after the other, as threads see the signal.
+        let first = self.context.rng.index(self.shards.len());
+        for at in 0..self.shards.len() {
+            let at = (first + at) % self.shards.len();
+            self.shards[at].begin_stop();
+            let until = self.context.in_ms(0, 2);
+            self.run_until(until)?;
+        }
         while self.shards.iter().any(|shard| !shard.is_stopped()) {
             ensure!(self.context.now_ns() < patience, "a clean stop hangs");
             self.round(patience)?;
