@@ -3,12 +3,13 @@ import logging
 import os
 import sys
 import threading
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import kafka  # noqa: E402
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition  # noqa: E402
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewPartitions, NewTopic  # noqa: E402
-from kafka.errors import KafkaError, TopicAlreadyExistsError  # noqa: E402
+from kafka.errors import KafkaConnectionError, KafkaError, TopicAlreadyExistsError  # noqa: E402
 
 from kit import BASE_MS, BOOTSTRAP, Tally, check, equal, main, record, restart_broker, restarted, until  # noqa: E402
 
@@ -61,7 +62,7 @@ class Member:
         try:
             while not self.ending and not self.enough():
                 # Not much less: 3.0's poll can give up on an answer to SyncGroup and never look at it again.
-                polled = self.consumer.poll(timeout_ms=1000)
+                polled = self._poll()
                 for r in (r for records in polled.values() for r in records):
                     self.add(r.partition, r.offset, r.key, r.value, r.headers, r.timestamp)
                 self.partitions = sorted(p.partition for p in self.consumer.assignment())
@@ -70,6 +71,14 @@ class Member:
             self.consumer.close()
         except Exception as e:  # handed to the check by stop()
             self.error = e
+
+    def _poll(self):
+        try:
+            return self.consumer.poll(timeout_ms=1000)
+        except KafkaConnectionError:
+            # 3.0 lets a refresh of its metadata fail while the broker is away; the next poll asks again.
+            time.sleep(0.1)
+            return {}
 
     def _commit(self):
         try:
