@@ -64,7 +64,7 @@ struct Outcome {
 }
 
 const PARTS: &[Part] = &[
-    Part { name: "storage", run: storage, seeds: 6, regressions: &[297, 810, 270] },
+    Part { name: "storage", run: storage, seeds: 6, regressions: &[297, 810, 270, 948141] },
     Part { name: "broker", run: broker, seeds: 3, regressions: &[] },
     Part { name: "transactions", run: transactions, seeds: 3, regressions: &[880, 1043, 1659] },
     Part { name: "compaction", run: compaction, seeds: 2, regressions: &[] },

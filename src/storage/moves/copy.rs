@@ -60,8 +60,9 @@ impl Storage {
         if self.cleaner.works_on(active.log) || log.swapping.is_some() {
             return Next::Wait(WAIT_NS);
         }
-        if log.log_end_offset == 0 && !log.has_dir && !log.flags.busy && log.segments.is_empty() {
-            // There is nothing to copy, and no directory.
+        let nothing = !log.segments.iter().any(|segment| segment.size > 0 || segment.on_disk);
+        if log.log_end_offset == 0 && !log.has_dir && !log.flags.busy && nothing {
+            // There is nothing to copy, and no directory: at most the segment that the first batch will begin.
             active.bare = true;
             log.flags.held = true;
             active.phase = Phase::Commit;
