@@ -47,6 +47,8 @@ struct Scene {
     /// The size of a journal file, and of all together.
     journal_bytes: (u64, u64),
     flush_interval_ms: i64,
+    /// The part of each shard's 32 MiB that what is written takes.
+    settled_bytes: usize,
 }
 
 struct Shard {
@@ -124,6 +126,7 @@ impl Scene {
             report,
             journal_bytes,
             flush_interval_ms: 50,
+            settled_bytes: 32 << 20,
         };
         scene.start(shards, &[]);
         scene
@@ -142,7 +145,11 @@ impl Scene {
         assert!(report.failed_dirs.is_empty(), "{report:?}");
         self.report = report;
         for (shard, mut io) in ios.into_iter().enumerate() {
-            let mut options = StorageOptions::new(shard as u32, dirs.to_vec(), BufferPool::new(32 << 20));
+            let mut options = StorageOptions::new(
+                shard as u32,
+                dirs.to_vec(),
+                BufferPool::settling(32 << 20, self.settled_bytes),
+            );
             options.flush_interval_ms = self.flush_interval_ms;
             options.retention_check_interval_ms = 100;
             (options.journal_file_bytes, options.journal_max_bytes) = self.journal_bytes;

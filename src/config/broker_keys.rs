@@ -295,7 +295,7 @@ pub const RINGLOG_KEYS: &[Key] = &[
     key("ringlog.mailbox.slots", Int, Some("1024"), Range(16, 1_048_576), ReadOnly,
         "The most messages on their way from one shard to another."),
     key("ringlog.memory.bytes", Long, Some("0"), Min(0), ReadOnly,
-        "The memory for data, shared out evenly among the shards: journal, tails, reads and sends. 0: a quarter of what machine and control group give, at most 512 MiB."),
+        "The memory for data, shared out evenly among the shards: journal, tails, reads and sends. 0: a quarter of what machine and control group give, at most 2 GiB, of which what is written takes 512 MiB and the rest is for what is read from the disk."),
     key("ringlog.metrics.clients.max", Int, Some("100"), Range(0, 100_000), ReadOnly,
         "The most client ids with metrics of their own; the busiest are shown."),
     key("ringlog.metrics.groups.max", Int, Some("500"), Range(0, 100_000), ReadOnly,
@@ -329,7 +329,7 @@ pub const RINGLOG_KEYS: &[Key] = &[
     key("ringlog.spin.us", Int, Some("0"), Range(0, 1_000_000), ReadOnly,
         "How long an idle shard looks for work before it sleeps; worth 20 to 50 where the cores are its own."),
     key("ringlog.tail.max.bytes", Long, Some("0"), Min(0), ReadOnly,
-        "The part of the memory for appended data not yet in segments. 0: half of it."),
+        "The part of the memory for appended data not yet in segments. 0: half of what is written takes."),
     key("ringlog.topics.max", Int, Some("50000"), Range(1, 10_000_000), ReadOnly,
         "The most topics; a request to create more is refused."),
 ];

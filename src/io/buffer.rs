@@ -36,6 +36,7 @@ pub struct BufferPool {
 struct Shared {
     used_bytes: AtomicUsize,
     max_bytes: usize,
+    settled_bytes: usize,
     heap_bytes: AtomicUsize,
     heap_max_bytes: usize,
     arena_bytes: usize,
@@ -44,6 +45,11 @@ struct Shared {
 
 impl BufferPool {
     pub fn new(max_bytes: usize) -> BufferPool {
+        BufferPool::settling(max_bytes, max_bytes)
+    }
+
+    /// With arenas for `settled_bytes` of the budget [`BufferPool::allocate_settled`] is content.
+    pub fn settling(max_bytes: usize, settled_bytes: usize) -> BufferPool {
         let share = (max_bytes / ARENAS).checked_next_power_of_two().unwrap_or(ARENA_BYTES_MIN);
         let heap_max_bytes = max_bytes / HEAP_PART;
         let arena_bytes = share
@@ -53,6 +59,7 @@ impl BufferPool {
             shared: Arc::new(Shared {
                 used_bytes: AtomicUsize::new(0),
                 max_bytes,
+                settled_bytes: settled_bytes.min(max_bytes),
                 heap_bytes: AtomicUsize::new(0),
                 heap_max_bytes,
                 arena_bytes,
@@ -65,16 +72,26 @@ impl BufferPool {
     /// what is left of it is too broken up. What an arena can hold comes from an arena.
     pub fn allocate(&self, len: usize) -> Option<AlignedBuf> {
         let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
-        let found = self.shared.take(len);
+        let found = self.shared.take(len, self.shared.max_bytes);
         let large = len > self.shared.arena_bytes;
         self.hand_out(len, found.or_else(|| if large { self.shared.take_heap(len) } else { None }))
+    }
+
+    /// As [`BufferPool::allocate`], but beyond the settled bytes from the arenas there are: for whoever can make room there, and would
+    /// pay for fresh memory with each page.
+    pub fn allocate_settled(&self, len: usize) -> Option<AlignedBuf> {
+        let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
+        self.hand_out(len, self.shared.take(len, self.shared.settled_bytes))
     }
 
     /// As [`BufferPool::allocate`], and where the arenas have no room, from the part for what no arena holds: memory that
     /// has to be zeroed and that no ring knows, so for whoever can make no room in the arenas.
     pub fn allocate_anywhere(&self, len: usize) -> Option<AlignedBuf> {
         let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
-        self.hand_out(len, self.shared.take(len).or_else(|| self.shared.take_heap(len)))
+        self.hand_out(
+            len,
+            self.shared.take(len, self.shared.max_bytes).or_else(|| self.shared.take_heap(len)),
+        )
     }
 
     fn hand_out(&self, len: usize, found: Option<(NonNull<u8>, Memory)>) -> Option<AlignedBuf> {
@@ -92,7 +109,7 @@ impl BufferPool {
     pub fn reserve(&self, bytes: usize) {
         let mut arenas = self.shared.arenas();
         while arenas.len() * self.shared.arena_bytes < bytes {
-            if !self.shared.grow(&mut arenas) {
+            if !self.shared.grow(&mut arenas, self.shared.max_bytes) {
                 return;
             }
         }
@@ -109,6 +126,10 @@ impl BufferPool {
     pub fn max_bytes(&self) -> usize {
         self.shared.max_bytes
     }
+
+    pub fn settled_bytes(&self) -> usize {
+        self.shared.settled_bytes
+    }
 }
 
 impl Shared {
@@ -116,8 +137,8 @@ impl Shared {
         self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Cuts `len` bytes from an arena, a new one if need be and allowed.
-    fn take(&self, len: usize) -> Option<(NonNull<u8>, Memory)> {
+    /// Cuts `len` bytes from an arena, a new one if need be and a budget of `max_bytes` allows it.
+    fn take(&self, len: usize, max_bytes: usize) -> Option<(NonNull<u8>, Memory)> {
         let blocks = len / BLOCK_BYTES;
         let cut = |(number, (arena, map)): (usize, &mut (Arc<Arena>, BlockMap))| {
             let block = map.take(blocks)?;
@@ -136,14 +157,14 @@ impl Shared {
         if found.is_some() {
             return found;
         }
-        if !self.grow(&mut arenas) {
+        if !self.grow(&mut arenas, max_bytes) {
             return None;
         }
         arenas.iter_mut().enumerate().next_back().and_then(cut)
     }
 
-    fn grow(&self, arenas: &mut Vec<(Arc<Arena>, BlockMap)>) -> bool {
-        let max_bytes = self.max_bytes - self.heap_max_bytes;
+    fn grow(&self, arenas: &mut Vec<(Arc<Arena>, BlockMap)>, max_bytes: usize) -> bool {
+        let max_bytes = max_bytes - max_bytes / HEAP_PART;
         if self.arena_bytes == 0 || (arenas.len() + 1) * self.arena_bytes > max_bytes {
             return false;
         }
@@ -485,6 +506,18 @@ mod tests {
         assert_eq!(pool.used_bytes(), BLOCK_BYTES);
         drop(slice);
         assert_eq!(pool.used_bytes(), 0);
+    }
+
+    #[test]
+    fn a_settled_pool_maps_no_more_for_who_can_do_without() {
+        let pool = BufferPool::settling(16 * ARENA_BYTES_MIN, 4 * ARENA_BYTES_MIN);
+        let settled: Vec<_> = std::iter::from_fn(|| pool.allocate_settled(1 << 20)).collect();
+        assert_eq!(settled.len(), 3 * ARENA_BYTES_MIN >> 20);
+        let more = pool.allocate(1 << 20).unwrap();
+        // Of what has been mapped meanwhile everybody may take.
+        assert!(pool.allocate_settled(1 << 20).is_some());
+        drop((settled, more));
+        assert_eq!(pool.arenas().len(), 4);
     }
 
     #[test]

@@ -99,6 +99,7 @@ struct Plan {
     pin: bool,
     machine: Machine,
     memory_bytes: usize,
+    settled_bytes: usize,
     disks: Arc<[Measured]>,
     connections: Arc<ConnectionQuota>,
     balance: Arc<Balance>,
@@ -138,7 +139,7 @@ impl Server {
     pub fn start(config: BrokerConfig) -> Result<Server, ServeError> {
         let cores = affinity::allowed_cores();
         let machine = Machine::read(cores);
-        let Share { shards, pin, memory_bytes } = machine.share(&config);
+        let Share { shards, pin, memory_bytes, settled_bytes } = machine.share(&config);
         let (driver, open_files_max) = preflight(&config, memory_bytes)?;
         let plan = Arc::new(Plan {
             disks: measured(&config).into(),
@@ -150,6 +151,7 @@ impl Server {
             pin,
             machine,
             memory_bytes,
+            settled_bytes,
             seed: seed(),
             stop: Arc::new(AtomicBool::new(false)),
         });
@@ -519,10 +521,11 @@ fn driver_options(config: &BrokerConfig) -> DriverOptions {
 
 fn storage_options(plan: &Plan, shard: usize) -> StorageOptions {
     let config = &plan.config;
-    let share = (plan.memory_bytes / plan.shards).max(SHARD_BYTES_MIN);
+    let share = |bytes: usize| (bytes / plan.shards).max(SHARD_BYTES_MIN);
+    let pool = BufferPool::settling(share(plan.memory_bytes), share(plan.settled_bytes));
     let dirs: Vec<PathBuf> = config.log_dirs.clone();
     let storage = &config.storage;
-    let mut options = StorageOptions::new(shard as u32, dirs, BufferPool::new(share));
+    let mut options = StorageOptions::new(shard as u32, dirs, pool);
     if storage.tail_max_bytes > 0 {
         options.tail_max_bytes = storage.tail_max_bytes as usize / plan.shards;
     }
@@ -547,7 +550,7 @@ fn limits(plan: &Plan) -> ShardLimits {
         },
         input_bytes_max: sockets
             .queued_max_request_bytes
-            .map_or(plan.memory_bytes / 2, |bytes| bytes as usize)
+            .map_or(plan.settled_bytes / 2, |bytes| bytes as usize)
             / plan.shards,
         disks: Some(plan.disks.clone()),
         shards: plan.shards,

@@ -6,9 +6,11 @@ use crate::config::BrokerConfig;
 use crate::io::cgroup::Limits;
 use crate::tune::measure::Measured;
 
-/// What the buffers take at most unless the configuration says more: until all of it has been touched once, each fresh page
-/// costs a produce more than everything else it does.
-const MEMORY_BYTES_DEFAULT_MAX: usize = 512 << 20;
+/// What the buffers take at most unless the configuration says more.
+const MEMORY_BYTES_DEFAULT_MAX: usize = 2 << 30;
+/// What is written takes no more of that: until all of it has been touched once, each fresh page costs a produce more than
+/// everything else it does. What is read from the disk again and again is worth the rest.
+const SETTLED_BYTES_DEFAULT_MAX: usize = 512 << 20;
 /// A shard's buffers are no smaller, so shards that nobody asked for have to fit into half of the memory.
 pub const SHARD_BYTES_MIN: usize = 32 << 20;
 
@@ -28,6 +30,8 @@ pub struct Share {
     /// Whether shards stay on cores of their own.
     pub pin: bool,
     pub memory_bytes: usize,
+    /// The part of the memory that what is written takes.
+    pub settled_bytes: usize,
 }
 
 impl Machine {
@@ -52,6 +56,11 @@ impl Machine {
     }
 
     pub fn share(&self, config: &BrokerConfig) -> Share {
+        let quarter_bytes = self.usable_bytes() / 4;
+        let or_default = |max: usize| match config.storage.memory_bytes {
+            0 => quarter_bytes.min(max),
+            bytes => bytes as usize,
+        };
         let fitting = (self.usable_bytes() / 2 / SHARD_BYTES_MIN).max(1);
         Share {
             shards: match config.shards {
@@ -61,10 +70,8 @@ impl Machine {
             // A quota below the cores means that they are others' as well: a pinned thread would wait for its own core
             // while another is free.
             pin: config.pin && self.usable_cpus() >= self.cores.len(),
-            memory_bytes: match config.storage.memory_bytes {
-                0 => (self.usable_bytes() / 4).min(MEMORY_BYTES_DEFAULT_MAX),
-                bytes => bytes as usize,
-            },
+            memory_bytes: or_default(MEMORY_BYTES_DEFAULT_MAX),
+            settled_bytes: or_default(SETTLED_BYTES_DEFAULT_MAX),
         }
     }
 }
@@ -100,10 +107,10 @@ mod tests {
 
     #[test]
     fn a_machine_of_its_own_is_used_whole() {
-        let expected = Share { shards: 8, pin: true, memory_bytes: 512 << 20 };
+        let expected = Share { shards: 8, pin: true, memory_bytes: 2 << 30, settled_bytes: 512 << 20 };
         assert_eq!(share(&[], 8, 32 << 10, Limits::default()), expected);
         let small = share(&[], 2, 1024, Limits::default());
-        assert_eq!(small, Share { shards: 2, pin: true, memory_bytes: 256 << 20 });
+        assert_eq!(small, Share { shards: 2, pin: true, memory_bytes: 256 << 20, settled_bytes: 256 << 20 });
     }
 
     #[test]
@@ -121,12 +128,12 @@ mod tests {
     #[test]
     fn a_memory_limit_bounds_buffers_and_shards() {
         let small = share(&[], 64, 256 << 10, limits(None, Some(512)));
-        assert_eq!(small, Share { shards: 8, pin: true, memory_bytes: 128 << 20 });
+        assert_eq!(small, Share { shards: 8, pin: true, memory_bytes: 128 << 20, settled_bytes: 128 << 20 });
         assert_eq!(share(&[], 64, 256 << 10, limits(None, Some(16))).shards, 1);
         // A limit above the machine is none.
         assert_eq!(share(&[], 2, 2048, limits(None, Some(1 << 20))).memory_bytes, 512 << 20);
         let asked = share(&["ringlog.memory.bytes=4294967296"], 2, 2048, limits(None, Some(512)));
-        assert_eq!(asked.memory_bytes, 4 << 30);
+        assert_eq!((asked.memory_bytes, asked.settled_bytes), (4 << 30, 4 << 30));
     }
 
     #[test]

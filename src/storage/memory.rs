@@ -2,7 +2,7 @@
 
 use super::store::{Dir, Storage};
 use super::types::LogId;
-use crate::io::buffer::AlignedBuf;
+use crate::io::buffer::{AlignedBuf, BufferPool};
 
 /// Pieces of the read cache given up for room in the arenas, before memory outside of them is taken.
 const EVICTIONS_FOR_ARENA: usize = 8;
@@ -39,11 +39,25 @@ impl Storage {
         self.dirs.iter().map(Dir::pinned_bytes).sum()
     }
 
-    /// Memory from the pool, at the cost of the read cache where needed.
+    /// Memory from the pool for what is written, at the cost of the read cache once the pool has settled: memory that was used
+    /// before is cheaper than any first touch.
     pub(super) fn allocate(&mut self, len: usize) -> Option<AlignedBuf> {
+        self.take(len, BufferPool::allocate_settled)
+    }
+
+    /// Memory from the pool for what is read, at the cost of the read cache where the budget is spent.
+    pub(super) fn allocate_to_read(&mut self, len: usize) -> Option<AlignedBuf> {
+        self.take(len, BufferPool::allocate)
+    }
+
+    fn take(
+        &mut self,
+        len: usize,
+        first: fn(&BufferPool, usize) -> Option<AlignedBuf>,
+    ) -> Option<AlignedBuf> {
         // Pieces of the cache are as large as what takes their place: some few make room, unless the arenas are broken up.
         for _ in 0..EVICTIONS_FOR_ARENA {
-            if let Some(buf) = self.options.pool.allocate(len) {
+            if let Some(buf) = first(&self.options.pool, len) {
                 return Some(buf);
             }
             if !self.cache.evict_one() {

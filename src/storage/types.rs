@@ -172,7 +172,7 @@ impl Default for CleanerOptions {
 
 impl StorageOptions {
     pub fn new(shard: u32, dirs: Vec<PathBuf>, pool: BufferPool) -> StorageOptions {
-        let tail_max_bytes = pool.max_bytes() / 2;
+        let tail_max_bytes = pool.settled_bytes() / 2;
         StorageOptions {
             shard,
             dirs,

@@ -323,7 +323,7 @@ impl Sim {
         let mut metadata = Some(opened.embedded);
         let limits = limits(count);
         for (shard, mut io) in ios.into_iter().enumerate() {
-            let pool = BufferPool::new(POOL_BYTES);
+            let pool = BufferPool::settling(POOL_BYTES, POOL_BYTES >> self.context.rng.index(3));
             let storage = Storage::open(&mut io, self.storage_options(shard, &pool)).map_err(text)?;
             let parts = Parts {
                 shard,

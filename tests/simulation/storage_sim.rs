@@ -265,7 +265,7 @@ impl Sim {
         let unclean = end.is_some() || report.clean;
         ensure!(unclean || self.world.hangs(), "a clean stop was not seen as one: {report:?}");
         for (shard, mut io) in ios.into_iter().enumerate() {
-            let pool = BufferPool::new(POOL_BYTES);
+            let pool = BufferPool::settling(POOL_BYTES, POOL_BYTES >> self.rng.index(3));
             let options = self.options(shard as u32, &pool);
             let storage = Storage::open(&mut io, options).map_err(|error| format!("open: {error}"))?;
             self.shards.push(Shard { io, storage, pool, waiting: Vec::new(), tick_ns: 0 });

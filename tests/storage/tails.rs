@@ -117,3 +117,25 @@ fn a_log_that_never_rests_is_synced() {
     }
     assert!(most_bytes < journal_max_bytes * 3 / 4, "{most_bytes}");
 }
+
+#[test]
+fn what_is_written_leaves_memory_to_what_is_read() {
+    const SETTLED: usize = 12 << 20;
+    let mut scene = Scene::new(1, 1);
+    scene.stop();
+    scene.settled_bytes = SETTLED;
+    scene.start(1, &[]);
+    let log = scene.create(0, &topic("t", 1));
+    let used = |scene: &Scene| scene.shards[0].storage.memory_used_bytes();
+    for _ in 0..32 {
+        scene.append(0, log, 4, 250_000);
+        scene.acknowledged(0, log);
+        assert!(used(&scene) <= SETTLED, "{} bytes", used(&scene));
+    }
+    let mut offset = 0;
+    while offset < scene.end(0, log) {
+        let got = scene.try_read(0, log, offset, 1 << 20).unwrap();
+        offset = batches(&got).last().unwrap().unwrap().header().next_offset();
+    }
+    assert!(used(&scene) > 20 << 20, "{} bytes", used(&scene));
+}

@@ -113,7 +113,7 @@ impl Storage {
         let buf = if for_flush {
             AlignedBuf::unbudgeted(len)
         } else {
-            self.allocate(len).ok_or(ReadError::NoMemory)?
+            self.allocate_to_read(len).ok_or(ReadError::NoMemory)?
         };
         let Some(log) = self.logs.get(key.log) else { return Err(ReadError::UnknownLog) };
         let place = Arc::clone(&log.path);
