@@ -17,7 +17,8 @@ use super::arena::{Arena, BlockMap};
 
 /// Arenas are at least so large, unless the budget is smaller.
 const ARENA_BYTES_MIN: usize = 4 << 20;
-/// A pool has about so many arenas at most: a ring registers each of them.
+/// What a pool settles with has about so many arenas at most: a ring registers each of them. No fewer, as whoever needs a new one waits
+/// until all of its pages are there.
 const ARENAS: usize = 128;
 /// Buffers from here on come from the other end of the arenas, so that small ones do not break up the long runs.
 const LARGE_BYTES: usize = 256 << 10;
@@ -50,7 +51,7 @@ impl BufferPool {
 
     /// With arenas for `settled_bytes` of the budget [`BufferPool::allocate_settled`] is content.
     pub fn settling(max_bytes: usize, settled_bytes: usize) -> BufferPool {
-        let share = (max_bytes / ARENAS).checked_next_power_of_two().unwrap_or(ARENA_BYTES_MIN);
+        let share = (settled_bytes / ARENAS).checked_next_power_of_two().unwrap_or(ARENA_BYTES_MIN);
         let heap_max_bytes = max_bytes / HEAP_PART;
         let arena_bytes = share
             .clamp(ARENA_BYTES_MIN, 1 << 30)
@@ -74,24 +75,26 @@ impl BufferPool {
         let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
         let found = self.shared.take(len, self.shared.max_bytes);
         let large = len > self.shared.arena_bytes;
-        self.hand_out(len, found.or_else(|| if large { self.shared.take_heap(len) } else { None }))
-    }
-
-    /// As [`BufferPool::allocate`], but beyond the settled bytes from the arenas there are: for whoever can make room there, and would
-    /// pay for fresh memory with each page.
-    pub fn allocate_settled(&self, len: usize) -> Option<AlignedBuf> {
-        let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
-        self.hand_out(len, self.shared.take(len, self.shared.settled_bytes))
+        let alone = || if large { self.shared.take_heap(len, self.shared.max_bytes) } else { None };
+        self.hand_out(len, found.or_else(alone))
     }
 
     /// As [`BufferPool::allocate`], and where the arenas have no room, from the part for what no arena holds: memory that
     /// has to be zeroed and that no ring knows, so for whoever can make no room in the arenas.
     pub fn allocate_anywhere(&self, len: usize) -> Option<AlignedBuf> {
+        self.allocate_within(len, self.shared.max_bytes, true)
+    }
+
+    /// As [`BufferPool::allocate`] or, `anywhere`, [`BufferPool::allocate_anywhere`], but beyond the settled bytes from the arenas there
+    /// are: for whoever can make room there, and would pay for fresh memory with each page.
+    pub fn allocate_settled(&self, len: usize, anywhere: bool) -> Option<AlignedBuf> {
+        self.allocate_within(len, self.shared.settled_bytes, anywhere)
+    }
+
+    fn allocate_within(&self, len: usize, max_bytes: usize, anywhere: bool) -> Option<AlignedBuf> {
         let len = len.max(1).checked_next_multiple_of(BLOCK_BYTES)?;
-        self.hand_out(
-            len,
-            self.shared.take(len, self.shared.max_bytes).or_else(|| self.shared.take_heap(len)),
-        )
+        let alone = || if anywhere { self.shared.take_heap(len, max_bytes) } else { None };
+        self.hand_out(len, self.shared.take(len, max_bytes).or_else(alone))
     }
 
     fn hand_out(&self, len: usize, found: Option<(NonNull<u8>, Memory)>) -> Option<AlignedBuf> {
@@ -173,9 +176,9 @@ impl Shared {
         true
     }
 
-    /// Memory of its own for a buffer that no arena has room for.
-    fn take_heap(&self, len: usize) -> Option<(NonNull<u8>, Memory)> {
-        let within = |used: usize| used.checked_add(len).filter(|&sum| sum <= self.heap_max_bytes);
+    /// Memory of its own for a buffer that no arena has room for, as far as a budget of `max_bytes` has some for that.
+    fn take_heap(&self, len: usize, max_bytes: usize) -> Option<(NonNull<u8>, Memory)> {
+        let within = |used: usize| used.checked_add(len).filter(|&sum| sum <= max_bytes / HEAP_PART);
         self.heap_bytes.try_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
         let memory = Memory::heap(len);
         if memory.is_none() {
@@ -511,12 +514,14 @@ mod tests {
     #[test]
     fn a_settled_pool_maps_no_more_for_who_can_do_without() {
         let pool = BufferPool::settling(16 * ARENA_BYTES_MIN, 4 * ARENA_BYTES_MIN);
-        let settled: Vec<_> = std::iter::from_fn(|| pool.allocate_settled(1 << 20)).collect();
+        let settled: Vec<_> = std::iter::from_fn(|| pool.allocate_settled(1 << 20, false)).collect();
         assert_eq!(settled.len(), 3 * ARENA_BYTES_MIN >> 20);
+        let alone: Vec<_> = std::iter::from_fn(|| pool.allocate_settled(1 << 20, true)).collect();
+        assert_eq!(alone.len(), ARENA_BYTES_MIN >> 20);
         let more = pool.allocate(1 << 20).unwrap();
         // Of what has been mapped meanwhile everybody may take.
-        assert!(pool.allocate_settled(1 << 20).is_some());
-        drop((settled, more));
+        assert!(pool.allocate_settled(1 << 20, false).is_some());
+        drop((settled, alone, more));
         assert_eq!(pool.arenas().len(), 4);
     }
 

@@ -42,22 +42,21 @@ impl Storage {
     /// Memory from the pool for what is written, at the cost of the read cache once the pool has settled: memory that was used
     /// before is cheaper than any first touch.
     pub(super) fn allocate(&mut self, len: usize) -> Option<AlignedBuf> {
-        self.take(len, BufferPool::allocate_settled)
+        let settled = self.take(|pool, anywhere| pool.allocate_settled(len, anywhere));
+        // Beyond that only what the cache cannot make up for.
+        settled.or_else(|| self.options.pool.allocate_anywhere(len))
     }
 
     /// Memory from the pool for what is read, at the cost of the read cache where the budget is spent.
     pub(super) fn allocate_to_read(&mut self, len: usize) -> Option<AlignedBuf> {
-        self.take(len, BufferPool::allocate)
+        self.take(|pool, anywhere| if anywhere { pool.allocate_anywhere(len) } else { pool.allocate(len) })
     }
 
-    fn take(
-        &mut self,
-        len: usize,
-        first: fn(&BufferPool, usize) -> Option<AlignedBuf>,
-    ) -> Option<AlignedBuf> {
+    /// Takes what `from` gives, in the arenas or anywhere.
+    fn take(&mut self, from: impl Fn(&BufferPool, bool) -> Option<AlignedBuf>) -> Option<AlignedBuf> {
         // Pieces of the cache are as large as what takes their place: some few make room, unless the arenas are broken up.
         for _ in 0..EVICTIONS_FOR_ARENA {
-            if let Some(buf) = first(&self.options.pool, len) {
+            if let Some(buf) = from(&self.options.pool, false) {
                 return Some(buf);
             }
             if !self.cache.evict_one() {
@@ -65,7 +64,7 @@ impl Storage {
             }
         }
         loop {
-            if let Some(buf) = self.options.pool.allocate_anywhere(len) {
+            if let Some(buf) = from(&self.options.pool, true) {
                 return Some(buf);
             }
             if !self.cache.evict_one() {
