@@ -3,7 +3,7 @@
 and Apache Kafka on this machine, in alternate rounds.
 
 A scenario is a TOML file: title, why, level (what an acknowledgement promises: memory, written or durable; each broker is set up to
-promise that and no more), optional `seconds` (10) of measuring, `default = false` for those that run only when --only names them, and its steps. A
+promise that and no more), optional `kafka_level` where Kafka is to promise less, optional `seconds` (10) of measuring, `default = false` for those that run only when --only names them, and its steps. A
 step is a line of options of `ringlog load`; `once` prepares (with no warm-up), `background` runs beside what follows, `measured` marks
 the one whose figures count (the last by default), `drop_caches` empties the page cache before it, as root.
 
@@ -55,6 +55,10 @@ def load_scenarios(only):
     return found
 
 
+def kafka_level(scenario):
+    return scenario.get("kafka_level", scenario["level"])
+
+
 class Run:
     """One scenario against one broker."""
 
@@ -104,7 +108,7 @@ class Run:
             command += ["--duration", f"{self.seconds()}s"]
         if not step.get("once") and "--producers 0" not in step["args"]:
             command += ["--warmup", f"{max(1, self.seconds() // 3)}s"]
-        return command + (KAFKA_TOPIC[self.scenario["level"]] if self.kind == "kafka" else [])
+        return command + (KAFKA_TOPIC[kafka_level(self.scenario)] if self.kind == "kafka" else [])
 
 
 def drop_caches():
@@ -188,7 +192,8 @@ def number(value):
 
 
 def section(scenario, by, comparison):
-    lines = [f"## {scenario['name']}: {scenario['title']}", "", f"{scenario['why']} Ack level: `{scenario['level']}`.", ""]
+    theirs = f", of Kafka `{kafka_level(scenario)}`" if "kafka_level" in scenario else ""
+    lines = [f"## {scenario['name']}: {scenario['title']}", "", f"{scenario['why']} Ack level: `{scenario['level']}`{theirs}.", ""]
     steps = "; ".join(f"`ringlog load {s['args']}`" for s in scenario["step"])
     lines += [steps, ""]
     if comparison is None or not comparison["figures"]:
