@@ -515,7 +515,7 @@ mod tests {
     fn a_settled_pool_maps_no_more_for_who_can_do_without() {
         let pool = BufferPool::settling(16 * ARENA_BYTES_MIN, 4 * ARENA_BYTES_MIN);
         let settled: Vec<_> = std::iter::from_fn(|| pool.allocate_settled(1 << 20, false)).collect();
-        assert_eq!(settled.len(), 3 * ARENA_BYTES_MIN >> 20);
+        assert_eq!(settled.len(), (3 * ARENA_BYTES_MIN) >> 20);
         let alone: Vec<_> = std::iter::from_fn(|| pool.allocate_settled(1 << 20, true)).collect();
         assert_eq!(alone.len(), ARENA_BYTES_MIN >> 20);
         let more = pool.allocate(1 << 20).unwrap();
