@@ -26,6 +26,10 @@ const LARGE_BYTES: usize = 256 << 10;
 /// that both together never take more than the budget, however broken up the arenas are.
 const HEAP_PART: usize = 4;
 
+fn heap_part(max_bytes: usize) -> usize {
+    max_bytes / HEAP_PART
+}
+
 /// A bounded source of buffers. Clones share the budget, which bounds the memory taken from the system, not only the buffers
 /// handed out. Arenas are kept for reuse, not zeroed again.
 #[derive(Clone, Debug)]
@@ -39,7 +43,6 @@ struct Shared {
     max_bytes: usize,
     settled_bytes: usize,
     heap_bytes: AtomicUsize,
-    heap_max_bytes: usize,
     arena_bytes: usize,
     arenas: Mutex<Vec<(Arc<Arena>, BlockMap)>>,
 }
@@ -52,17 +55,15 @@ impl BufferPool {
     /// With arenas for `settled_bytes` of the budget [`BufferPool::allocate_settled`] is content.
     pub fn settling(max_bytes: usize, settled_bytes: usize) -> BufferPool {
         let share = (settled_bytes / ARENAS).checked_next_power_of_two().unwrap_or(ARENA_BYTES_MIN);
-        let heap_max_bytes = max_bytes / HEAP_PART;
         let arena_bytes = share
             .clamp(ARENA_BYTES_MIN, 1 << 30)
-            .min((max_bytes - heap_max_bytes) / BLOCK_BYTES * BLOCK_BYTES);
+            .min((max_bytes - heap_part(max_bytes)) / BLOCK_BYTES * BLOCK_BYTES);
         BufferPool {
             shared: Arc::new(Shared {
                 used_bytes: AtomicUsize::new(0),
                 max_bytes,
                 settled_bytes: settled_bytes.min(max_bytes),
                 heap_bytes: AtomicUsize::new(0),
-                heap_max_bytes,
                 arena_bytes,
                 arenas: Mutex::default(),
             }),
@@ -105,7 +106,7 @@ impl BufferPool {
 
     /// The largest buffer that can ever be had.
     pub fn largest_bytes(&self) -> usize {
-        self.shared.arena_bytes.max(self.shared.heap_max_bytes)
+        self.shared.arena_bytes.max(heap_part(self.shared.max_bytes))
     }
 
     /// Maps arenas of `bytes` in all now rather than on demand, within the budget.
@@ -167,7 +168,7 @@ impl Shared {
     }
 
     fn grow(&self, arenas: &mut Vec<(Arc<Arena>, BlockMap)>, max_bytes: usize) -> bool {
-        let max_bytes = max_bytes - max_bytes / HEAP_PART;
+        let max_bytes = max_bytes - heap_part(max_bytes);
         if self.arena_bytes == 0 || (arenas.len() + 1) * self.arena_bytes > max_bytes {
             return false;
         }
@@ -178,7 +179,7 @@ impl Shared {
 
     /// Memory of its own for a buffer that no arena has room for, as far as a budget of `max_bytes` has some for that.
     fn take_heap(&self, len: usize, max_bytes: usize) -> Option<(NonNull<u8>, Memory)> {
-        let within = |used: usize| used.checked_add(len).filter(|&sum| sum <= max_bytes / HEAP_PART);
+        let within = |used: usize| used.checked_add(len).filter(|&sum| sum <= heap_part(max_bytes));
         self.heap_bytes.try_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
         let memory = Memory::heap(len);
         if memory.is_none() {
