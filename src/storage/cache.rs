@@ -89,7 +89,7 @@ pub struct ReadCache {
 impl ReadCache {
     /// Adds a piece; it replaces the one at its place. `sound`: where its batches need no check.
     pub fn insert(&mut self, key: PieceKey, bytes: Slice, source: Source, sound: Range<u32>) {
-        self.remove(key);
+        self.take(key);
         let again = self.take_gone(key);
         let len = bytes.len();
         let warm = source == Source::Written
@@ -164,7 +164,9 @@ impl ReadCache {
 
     /// Drops a piece that has become stale.
     pub fn remove(&mut self, key: PieceKey) {
-        self.take(key);
+        if self.take(key).is_some() {
+            self.cool();
+        }
     }
 
     /// Where the first piece behind `position` begins.
@@ -193,7 +195,7 @@ impl ReadCache {
         let (kind, start) = (FileKind::ProducerSnapshot, u32::MAX);
         let last = PieceKey { log, segment: segment.unwrap_or(i64::MAX), kind, start };
         while let Some((&key, _)) = self.pieces.range(first..=last).next() {
-            self.remove(key);
+            self.take(key);
         }
         while let Some((&key, &(_, used))) = self.gone.range(first..=last).next() {
             self.gone.remove(&key);
@@ -426,7 +428,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(cache.gone.len(), cache.gone_by_use.len());
-                prop_assert!(cache.gone.len() <= GONE_MAX * cache.pieces.len().max(1) + 1);
+                prop_assert!(cache.gone.len() <= GONE_MAX * cache.pieces.len());
             }
         }
     }
