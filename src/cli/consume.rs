@@ -155,10 +155,14 @@ fn read_alone(
     printer: &mut Printer,
     interrupted: &AtomicBool,
 ) -> Result<(), Failure> {
-    while !limits.reached(printer, interrupted) && !is_past(fetcher.positions(), ends) {
+    // However short the time without a record may be: the broker is asked once.
+    while !is_past(fetcher.positions(), ends) {
         let left = limits.left(printer);
         client.retry(|client| fetcher.poll(client, left, ends, printer))?;
         printer.flush()?;
+        if limits.reached(printer, interrupted) {
+            break;
+        }
     }
     Ok(())
 }
@@ -172,7 +176,7 @@ fn read_as_member(
     interrupted: &AtomicBool,
 ) -> Result<(), Failure> {
     let mut fetcher = Fetcher::new(BTreeMap::new(), member.isolation());
-    while !limits.reached(printer, interrupted) {
+    loop {
         if member.must_join() {
             // What was printed is committed before somebody else begins there.
             member.commit(client, fetcher.positions())?;
@@ -187,6 +191,9 @@ fn read_as_member(
         printer.flush()?;
         member.commit_in_time(client, fetcher.positions())?;
         member.heartbeat(client)?;
+        if limits.reached(printer, interrupted) {
+            break;
+        }
     }
     member.commit(client, fetcher.positions())
 }
