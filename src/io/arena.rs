@@ -22,6 +22,11 @@ impl Arena {
         Ok(Arena { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), memory })
     }
 
+    /// Makes every page appear now.
+    pub fn touch(&self) {
+        self.memory.touch();
+    }
+
     pub fn as_ptr(&self) -> *mut u8 {
         self.memory.as_ptr()
     }

@@ -9,11 +9,12 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::BLOCK_BYTES;
 use super::arena::{Arena, BlockMap};
+use super::grower::Grower;
 
 /// Arenas are at least so large, unless the budget is smaller.
 const ARENA_BYTES_MIN: usize = 4 << 20;
@@ -38,10 +39,13 @@ pub struct BufferPool {
 }
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     used_bytes: AtomicUsize,
     max_bytes: usize,
     settled_bytes: usize,
+    /// Maps what goes beyond the settled bytes; without one, whoever needs it does.
+    grower: Option<Grower>,
+    growing: AtomicBool,
     heap_bytes: AtomicUsize,
     arena_bytes: usize,
     arenas: Mutex<Vec<(Arc<Arena>, BlockMap)>>,
@@ -54,6 +58,15 @@ impl BufferPool {
 
     /// With arenas for `settled_bytes` of the budget [`BufferPool::allocate_settled`] is content.
     pub fn settling(max_bytes: usize, settled_bytes: usize) -> BufferPool {
+        BufferPool::with(max_bytes, settled_bytes, None)
+    }
+
+    /// As [`BufferPool::settling`], and what goes beyond the settled bytes is mapped by `grower`: refused until that is done.
+    pub fn growing(max_bytes: usize, settled_bytes: usize, grower: Grower) -> BufferPool {
+        BufferPool::with(max_bytes, settled_bytes, Some(grower))
+    }
+
+    fn with(max_bytes: usize, settled_bytes: usize, grower: Option<Grower>) -> BufferPool {
         let share = (settled_bytes / ARENAS).checked_next_power_of_two().unwrap_or(ARENA_BYTES_MIN);
         let arena_bytes = share
             .clamp(ARENA_BYTES_MIN, 1 << 30)
@@ -63,6 +76,8 @@ impl BufferPool {
                 used_bytes: AtomicUsize::new(0),
                 max_bytes,
                 settled_bytes: settled_bytes.min(max_bytes),
+                grower,
+                growing: AtomicBool::new(false),
                 heap_bytes: AtomicUsize::new(0),
                 arena_bytes,
                 arenas: Mutex::default(),
@@ -113,7 +128,7 @@ impl BufferPool {
     pub fn reserve(&self, bytes: usize) {
         let mut arenas = self.shared.arenas();
         while arenas.len() * self.shared.arena_bytes < bytes {
-            if !self.shared.grow(&mut arenas, self.shared.max_bytes) {
+            if !self.shared.may_grow(&arenas, self.shared.max_bytes) || !self.shared.grow(&mut arenas) {
                 return;
             }
         }
@@ -142,7 +157,7 @@ impl Shared {
     }
 
     /// Cuts `len` bytes from an arena, a new one if need be and a budget of `max_bytes` allows it.
-    fn take(&self, len: usize, max_bytes: usize) -> Option<(NonNull<u8>, Memory)> {
+    fn take(self: &Arc<Self>, len: usize, max_bytes: usize) -> Option<(NonNull<u8>, Memory)> {
         let blocks = len / BLOCK_BYTES;
         let cut = |(number, (arena, map)): (usize, &mut (Arc<Arena>, BlockMap))| {
             let block = map.take(blocks)?;
@@ -158,23 +173,44 @@ impl Shared {
             true => arenas.iter_mut().enumerate().find_map(cut),
             false => arenas.iter_mut().enumerate().rev().find_map(cut),
         };
-        if found.is_some() {
+        if found.is_some() || !self.may_grow(&arenas, max_bytes) {
             return found;
         }
-        if !self.grow(&mut arenas, max_bytes) {
+        if let Some(grower) = &self.grower
+            && !self.may_grow(&arenas, self.settled_bytes)
+        {
+            if !self.growing.swap(true, Ordering::Relaxed) && !grower.ask(Arc::downgrade(self)) {
+                self.growing.store(false, Ordering::Relaxed);
+            }
+            return None;
+        }
+        if !self.grow(&mut arenas) {
             return None;
         }
         arenas.iter_mut().enumerate().next_back().and_then(cut)
     }
 
-    fn grow(&self, arenas: &mut Vec<(Arc<Arena>, BlockMap)>, max_bytes: usize) -> bool {
-        let max_bytes = max_bytes - heap_part(max_bytes);
-        if self.arena_bytes == 0 || (arenas.len() + 1) * self.arena_bytes > max_bytes {
-            return false;
-        }
+    /// Whether a budget of `max_bytes` leaves room for one more arena.
+    fn may_grow(&self, arenas: &[(Arc<Arena>, BlockMap)], max_bytes: usize) -> bool {
+        self.arena_bytes > 0 && (arenas.len() + 1) * self.arena_bytes <= max_bytes - heap_part(max_bytes)
+    }
+
+    fn grow(&self, arenas: &mut Vec<(Arc<Arena>, BlockMap)>) -> bool {
         let Ok(arena) = Arena::new(self.arena_bytes) else { return false };
         arenas.push((Arc::new(arena), BlockMap::new(self.arena_bytes)));
         true
+    }
+
+    /// Adds an arena whose pages are there; called by the grower when it was asked.
+    pub(super) fn grow_touched(&self) {
+        if let Ok(arena) = Arena::new(self.arena_bytes) {
+            arena.touch();
+            let mut arenas = self.arenas();
+            if self.may_grow(&arenas, self.max_bytes) {
+                arenas.push((Arc::new(arena), BlockMap::new(self.arena_bytes)));
+            }
+        }
+        self.growing.store(false, Ordering::Relaxed);
     }
 
     /// Memory of its own for a buffer that no arena has room for, as far as a budget of `max_bytes` has some for that.
@@ -524,6 +560,23 @@ mod tests {
         assert!(pool.allocate_settled(1 << 20, false).is_some());
         drop((settled, alone, more));
         assert_eq!(pool.arenas().len(), 4);
+    }
+
+    #[test]
+    fn beyond_what_is_settled_a_pool_grows_beside_its_user() {
+        let grower = Grower::start().unwrap();
+        let pool = BufferPool::growing(16 * ARENA_BYTES_MIN, 4 * ARENA_BYTES_MIN, grower);
+        let mut bufs: Vec<_> = std::iter::from_fn(|| pool.allocate_settled(1 << 20, false)).collect();
+        assert_eq!(bufs.len(), (3 * ARENA_BYTES_MIN) >> 20);
+        // Refused until the memory is there: whoever asks has other things to do.
+        while bufs.len() < (12 * ARENA_BYTES_MIN) >> 20 {
+            match pool.allocate(1 << 20) {
+                Some(buf) => bufs.push(buf),
+                None => std::thread::yield_now(),
+            }
+        }
+        assert!(pool.allocate(1 << 20).is_none());
+        assert_eq!(pool.arenas().len(), 12);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use std::io;
 use std::ptr::NonNull;
 
+/// Pages are at least so large.
+const PAGE_BYTES: usize = 4096;
+
 #[derive(Debug)]
 pub(super) struct Mapping {
     ptr: NonNull<u8>,
@@ -40,6 +43,16 @@ impl Mapping {
     pub fn prefer_huge_pages(&self) {
         // SAFETY: the whole of a live mapping; the advice changes no contents.
         unsafe { libc::madvise(self.ptr.as_ptr().cast(), self.len, libc::MADV_HUGEPAGE) };
+    }
+
+    /// Makes every page appear now. One at a time, as the kernel lets other threads map memory in between. For who has handed out no
+    /// part of it yet.
+    pub fn touch(&self) {
+        for at in (0..self.len).step_by(PAGE_BYTES) {
+            // SAFETY: needed to touch memory that no reference may cover yet. `at` lies in the mapping, and nobody reads
+            // or writes it meanwhile, as the caller has handed out no part.
+            unsafe { self.ptr.as_ptr().add(at).write_volatile(0) };
+        }
     }
 
     pub fn as_ptr(&self) -> *mut u8 {

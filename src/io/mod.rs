@@ -28,6 +28,7 @@ pub mod driver;
 mod file;
 mod file_task;
 mod flights;
+pub mod grower;
 mod handles;
 mod mapping;
 pub mod poll;

@@ -26,6 +26,7 @@ use crate::broker::{Broker, CONTROL_SHARD, Parts};
 use crate::config::{BrokerConfig, IoDriver, Routing};
 use crate::io::buffer::BufferPool;
 use crate::io::driver::{Driver, DriverKind, DriverOptions};
+use crate::io::grower::Grower;
 use crate::io::socket::SocketOptions;
 use crate::io::wake::Waker;
 use crate::io::{Io, affinity, preflight};
@@ -100,6 +101,7 @@ struct Plan {
     machine: Machine,
     memory_bytes: usize,
     settled_bytes: usize,
+    grower: Grower,
     disks: Arc<[Measured]>,
     connections: Arc<ConnectionQuota>,
     balance: Arc<Balance>,
@@ -137,25 +139,9 @@ enum Given {
 impl Server {
     /// Starts all shards; on return they serve.
     pub fn start(config: BrokerConfig) -> Result<Server, ServeError> {
-        let cores = affinity::allowed_cores();
-        let machine = Machine::read(cores);
-        let Share { shards, pin, memory_bytes, settled_bytes } = machine.share(&config);
-        let (driver, open_files_max) = preflight(&config, memory_bytes)?;
-        let plan = Arc::new(Plan {
-            disks: measured(&config).into(),
-            connections: Arc::new(ConnectionQuota::new(&config.sockets, open_files_max)),
-            balance: Arc::new(Balance::new(shards, config.routing)),
-            config: Arc::new(config),
-            driver,
-            shards,
-            pin,
-            machine,
-            memory_bytes,
-            settled_bytes,
-            seed: seed(),
-            stop: Arc::new(AtomicBool::new(false)),
-        });
+        let plan = Arc::new(Plan::new(config)?);
         plan.log();
+        let shards = plan.shards;
         let post = PostOffice::new(shards);
         // A shard that fails drops its end of these channels: nobody waits for what does not come.
         let (tell, told) = mpsc::channel();
@@ -306,6 +292,30 @@ fn preflight(config: &BrokerConfig, memory_bytes: usize) -> Result<(DriverKind, 
 }
 
 impl Plan {
+    fn new(config: BrokerConfig) -> Result<Plan, ServeError> {
+        let cores = affinity::allowed_cores();
+        let machine = Machine::read(cores);
+        let Share { shards, pin, memory_bytes, settled_bytes } = machine.share(&config);
+        let (driver, open_files_max) = preflight(&config, memory_bytes)?;
+        let grower = Grower::start();
+        let grower = grower.map_err(|error| ServeError::Runtime(format!("no thread for memory: {error}")))?;
+        Ok(Plan {
+            disks: measured(&config).into(),
+            connections: Arc::new(ConnectionQuota::new(&config.sockets, open_files_max)),
+            balance: Arc::new(Balance::new(shards, config.routing)),
+            config: Arc::new(config),
+            driver,
+            shards,
+            pin,
+            machine,
+            memory_bytes,
+            settled_bytes,
+            grower,
+            seed: seed(),
+            stop: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
     /// The page that says what was started.
     fn log(&self) {
         let config = &self.config;
@@ -522,7 +532,8 @@ fn driver_options(config: &BrokerConfig) -> DriverOptions {
 fn storage_options(plan: &Plan, shard: usize) -> StorageOptions {
     let config = &plan.config;
     let share = |bytes: usize| (bytes / plan.shards).max(SHARD_BYTES_MIN);
-    let pool = BufferPool::settling(share(plan.memory_bytes), share(plan.settled_bytes));
+    let grower = plan.grower.clone();
+    let pool = BufferPool::growing(share(plan.memory_bytes), share(plan.settled_bytes), grower);
     let dirs: Vec<PathBuf> = config.log_dirs.clone();
     let storage = &config.storage;
     let mut options = StorageOptions::new(shard as u32, dirs, pool);
