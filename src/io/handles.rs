@@ -23,6 +23,8 @@ pub(super) struct Open<F> {
     pub file: F,
     /// Ops in flight on it.
     pub ops: u32,
+    /// What is written to it goes to the system's cache.
+    pub cached: bool,
 }
 
 impl<F: AsRawFd> Open<F> {
@@ -40,7 +42,7 @@ impl<F> Default for Handles<F> {
 impl<F> Handles<F> {
     /// A handle for `file`, which comes back when there is no place left.
     pub fn insert(&mut self, file: F) -> Result<Handle, F> {
-        let open = Open { file, ops: 0 };
+        let open = Open { file, ops: 0, cached: false };
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.places.len() > INDEX_MASK as usize => return Err(open.file),

@@ -11,6 +11,7 @@
 //! - Only the thread that made the driver enters the ring (it is not `Send`).
 
 mod blocking;
+mod cached;
 mod fixed;
 mod flight;
 mod land;
@@ -97,6 +98,8 @@ pub struct UringIo {
     /// connections beyond the limit keeps the shard busy with refusals.
     paused: Vec<Key>,
     accept_from_ns: u64,
+    /// When writes to the system's cache may be plain calls again.
+    cached_from_ns: u64,
     /// Completions for the caller, until the end of the turn.
     ready: Vec<Completion>,
     cqes: Vec<Cqe>,
@@ -142,6 +145,7 @@ impl UringIo {
             starved: Vec::new(),
             paused: Vec::new(),
             accept_from_ns: 0,
+            cached_from_ns: 0,
             ready: Vec::new(),
             cqes: Vec::new(),
             spare: Vec::new(),

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::UringIo;
 use crate::io::file_task::{Brought, Task};
-use crate::io::{Completion, Errno, Handle, Op, Payload, Token};
+use crate::io::{Completion, Errno, Handle, Op, OpenMode, Payload, Token};
 
 impl UringIo {
     /// Does a file op. Gives back what is for the ring: sockets, files with ops in flight, registered memory.
@@ -19,9 +19,13 @@ impl UringIo {
                 (Ok(0), Payload::None)
             }
             op => match self.task(op) {
+                Ok(Task::Open { path, mode }) => {
+                    let (result, brought) = Task::<BorrowedFd<'_>>::Open { path, mode }.run();
+                    self.take(result, brought, mode)
+                }
                 Ok(task) => {
                     let (result, brought) = task.run();
-                    self.take(result, brought)
+                    self.take(result, brought, OpenMode::default())
                 }
                 Err((errno, payload)) => (Err(errno), payload),
             },
@@ -64,13 +68,18 @@ impl UringIo {
         })
     }
 
-    fn take(&mut self, result: Result<usize, Errno>, brought: Brought) -> (Result<usize, Errno>, Payload) {
+    fn take(
+        &mut self,
+        result: Result<usize, Errno>,
+        brought: Brought,
+        mode: OpenMode,
+    ) -> (Result<usize, Errno>, Payload) {
         match brought {
             Brought::Nothing => (result, Payload::None),
             Brought::Buffer(buf) => (result, Payload::Buffer(buf)),
-            Brought::File(fd) => match self.handles.insert(fd) {
-                Ok(file) => (result, Payload::Opened { file }),
-                Err(_) => (Err(Errno(libc::EMFILE)), Payload::None),
+            Brought::File(fd) => match self.insert_file(fd, mode) {
+                Some(file) => (result, Payload::Opened { file }),
+                None => (Err(Errno(libc::EMFILE)), Payload::None),
             },
         }
     }

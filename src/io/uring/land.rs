@@ -191,10 +191,10 @@ impl UringIo {
             (Pending::Connect { socket, .. }, Ok(_)) => {
                 self.handles.insert(socket.into()).map(|socket| Payload::Connected { socket }).ok()
             }
-            (Pending::Open { .. }, Ok(fd)) => {
+            (Pending::Open { mode, .. }, Ok(fd)) => {
                 // SAFETY: the kernel has just given us this descriptor; nothing else owns it.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-                self.handles.insert(fd).map(|file| Payload::Opened { file }).ok()
+                self.insert_file(fd, mode).map(|file| Payload::Opened { file })
             }
             (_, result) => {
                 self.ready.push(Completion { token, result, more: false, payload: Payload::None });

@@ -45,6 +45,13 @@ impl UringIo {
                 Pending::Read { transfer, buf }
             }
             Op::Write { file, offset, data, sync } => {
+                let data = match sync {
+                    true => data,
+                    false => match self.write_cached(file, offset, data, token) {
+                        Ok(()) => return Ok(()),
+                        Err(data) => data,
+                    },
+                };
                 let place = self.place(data.arena());
                 let transfer = Transfer { file, offset, len: data.len(), done: 0, place };
                 Pending::Write { transfer, data, sync }

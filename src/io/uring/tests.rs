@@ -325,3 +325,35 @@ fn accepts_pause_when_no_file_is_free() {
     ends.sort_by_key(|end| end.0);
     assert_eq!(ends, [(3, Err(Errno::CANCELED)), (4, Ok(0))]);
 }
+
+#[test]
+fn small_writes_to_the_systems_cache_are_calls_unless_one_has_waited() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    let mut io = driver();
+    let mode = OpenMode { write: true, create: true, ..OpenMode::default() };
+    let Payload::Opened { file } = io.block_on(Op::Open { path: path.clone(), mode }).payload else {
+        panic!("not opened")
+    };
+    let (small, large) = (4096, cached::BYTES_MAX + 1);
+    let (mut offset, mut expected, mut out) = (0, Vec::new(), Vec::new());
+    let cases = [(small, false, 0), (small, true, 0), (small, false, u64::MAX), (large, false, 0)];
+    for (number, (len, sync, cached_from_ns)) in cases.into_iter().enumerate() {
+        io.cached_from_ns = cached_from_ns;
+        let data = Slice::copy_of(&vec![number as u8 + 1; len]);
+        expected.extend_from_slice(&data);
+        io.submit(Op::Write { file, offset, data, sync }, Token(number as u64));
+        assert_eq!(io.ready.len(), usize::from(number == 0), "case {number}");
+        offset += len as u64;
+        io.turn(FAR, &mut out);
+        let completion = out.pop().unwrap();
+        assert_eq!((completion.token, completion.result), (Token(number as u64), Ok(len)));
+    }
+    assert_eq!(std::fs::read(&path).unwrap(), expected);
+    io.block_on(Op::Close { handle: file });
+    // A file that is gone fails as it does on the ring.
+    io.cached_from_ns = 0;
+    io.submit(Op::Write { file, offset: 0, data: Slice::copy_of(b"x"), sync: false }, Token(9));
+    io.turn(FAR, &mut out);
+    assert_eq!(out.pop().unwrap().result, Err(Errno(libc::EBADF)));
+}
