@@ -37,7 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
 /// Files that were longer when the limit came, with the length they may not grow beyond.
-const LONG_FILES: &[(&str, usize)] = &[("storage/store.rs", 620), ("storage/producer_state.rs", 610)];
+const LONG_FILES: &[(&str, usize)] = &[("storage/producer_state.rs", 610)];
 
 struct Source {
     path: PathBuf,

@@ -46,6 +46,7 @@ struct Scene {
     report: RecoveryReport,
     /// The size of a journal file, and of all together.
     journal_bytes: (u64, u64),
+    journal_filled: bool,
     flush_interval_ms: i64,
     /// The part of each shard's 32 MiB that what is written takes.
     settled_bytes: usize,
@@ -99,7 +100,7 @@ fn durable(wall_ms: i64) -> AppendOptions {
 
 impl Scene {
     fn new(seed: u64, shards: u32) -> Scene {
-        Scene::with(seed, shards, config(), (64 << 20, 1 << 30))
+        Scene::with(seed, shards, config(), (64 << 10, 1 << 30))
     }
 
     fn with_journal(seed: u64, shards: u32, journal_bytes: (u64, u64)) -> Scene {
@@ -107,14 +108,25 @@ impl Scene {
     }
 
     fn with_config(seed: u64, shards: u32, config: LogConfig) -> Scene {
-        Scene::with(seed, shards, config, (64 << 20, 1 << 30))
+        Scene::with(seed, shards, config, (64 << 10, 1 << 30))
     }
 
     fn with(seed: u64, shards: u32, config: LogConfig, journal_bytes: (u64, u64)) -> Scene {
-        Scene::of(SimWorld::new(seed, SimOptions::default()), shards, config, journal_bytes)
+        Scene::of(SimWorld::new(seed, SimOptions::default()), shards, config, journal_bytes, true)
     }
 
-    fn of(world: SimWorld, shards: u32, config: LogConfig, journal_bytes: (u64, u64)) -> Scene {
+    /// The journal stays in its first file.
+    fn unfilled(seed: u64) -> Scene {
+        Scene::of(SimWorld::new(seed, SimOptions::default()), 1, config(), (64 << 20, 1 << 30), false)
+    }
+
+    fn of(
+        world: SimWorld,
+        shards: u32,
+        config: LogConfig,
+        journal_bytes: (u64, u64),
+        journal_filled: bool,
+    ) -> Scene {
         world.add_disk(Path::new("/disk"));
         world.create_dir_all(Path::new(DIR));
         let (shards_open, failures, report) = Default::default();
@@ -125,6 +137,7 @@ impl Scene {
             failures,
             report,
             journal_bytes,
+            journal_filled,
             flush_interval_ms: 50,
             settled_bytes: 32 << 20,
         };
@@ -153,6 +166,7 @@ impl Scene {
             options.flush_interval_ms = self.flush_interval_ms;
             options.retention_check_interval_ms = 100;
             (options.journal_file_bytes, options.journal_max_bytes) = self.journal_bytes;
+            options.journal_filled = self.journal_filled;
             let storage = Storage::open(&mut io, options).unwrap();
             self.shards.push(Shard { io, storage });
         }

@@ -130,6 +130,7 @@ pub struct StorageConfig {
     pub read_cache_bytes: u64,
     pub journal_file_bytes: u64,
     pub journal_cached: bool,
+    pub journal_filled: bool,
     pub journal_max_bytes: u64,
     pub flush_interval_ms: u64,
     pub retention_check_interval_ms: u64,

@@ -158,6 +158,7 @@ impl Values {
             read_cache_bytes: self.unsigned("ringlog.read.cache.bytes"),
             journal_file_bytes: self.unsigned("ringlog.journal.file.bytes"),
             journal_cached: self.boolean("ringlog.journal.cached"),
+            journal_filled: self.boolean("ringlog.journal.filled"),
             journal_max_bytes: self.unsigned("ringlog.journal.max.bytes"),
             flush_interval_ms: self.unsigned("ringlog.flush.interval.ms"),
             retention_check_interval_ms: self.unsigned("log.retention.check.interval.ms"),

@@ -542,6 +542,7 @@ fn storage_options(plan: &Plan, shard: usize) -> StorageOptions {
     }
     options.journal_file_bytes = storage.journal_file_bytes;
     options.journal_cached = storage.journal_cached;
+    options.journal_filled = storage.journal_filled;
     options.journal_max_bytes = storage.journal_max_bytes;
     options.flush_interval_ms = storage.flush_interval_ms as i64;
     options.retention_check_interval_ms = storage.retention_check_interval_ms as i64;

@@ -50,6 +50,13 @@ pub enum Step {
         offset: u64,
         data: Slice,
     },
+    /// Writes `data` again and again from the file's start on, as long as there is space: it gives blocks to a file that works
+    /// without them, too.
+    Fill {
+        data: Slice,
+        done_bytes: u64,
+        upto_bytes: u64,
+    },
     Read {
         offset: u64,
         len: usize,
@@ -88,14 +95,18 @@ impl Step {
             | Step::Unlink { path }
             | Step::RemoveDir { path }
             | Step::Rename { from: path, .. } => Some(Place::Path(path.clone())),
-            Step::Write { .. } | Step::Read { .. } | Step::Truncate { .. } | Step::Sync { .. } => None,
+            Step::Write { .. }
+            | Step::Fill { .. }
+            | Step::Read { .. }
+            | Step::Truncate { .. }
+            | Step::Sync { .. } => None,
         }
     }
 
     fn name(&self) -> &'static str {
         match self {
             Step::Use { .. } | Step::Open { .. } => "open",
-            Step::Write { .. } => "write",
+            Step::Write { .. } | Step::Fill { .. } => "write",
             Step::Read { .. } => "read",
             Step::Truncate { .. } => "truncate",
             Step::Sync { .. } => "sync",
@@ -104,6 +115,13 @@ impl Step {
             Step::Unlink { .. } => "remove",
             Step::RemoveDir { .. } => "remove directory",
         }
+    }
+
+    /// After an operation of the step: whether another follows.
+    fn goes_on(&mut self) -> bool {
+        let Step::Fill { data, done_bytes, upto_bytes } = self else { return false };
+        *done_bytes += data.len() as u64;
+        *done_bytes < *upto_bytes
     }
 
     fn forgives(&self, error: Errno) -> bool {
@@ -293,12 +311,19 @@ impl<E> Jobs<E> {
                     (Payload::Buffer(buf), _) => job.buf = Some((buf, result.unwrap_or(0))),
                     _ => {}
                 }
-                if let Some(job) = self.jobs.get_mut(slot) {
+                if let Some(job) = self.jobs.get_mut(slot)
+                    && !job.steps.front_mut().is_some_and(Step::goes_on)
+                {
                     job.steps.pop_front();
                 }
                 return self.advance(io, slot);
             }
         };
+        if error == Errno::NO_SPACE && matches!(step, Step::Fill { .. }) {
+            // Others need the space more.
+            *step = Step::Truncate { len: 0 };
+            return self.advance(io, slot);
+        }
         let write = !matches!(step, Step::Read { .. } | Step::Sync { .. });
         if error == Errno::NO_SPACE && write && job.patient {
             job.stalled = true;
@@ -480,6 +505,10 @@ fn operation(step: &mut Step, handle: Option<Handle>) -> Op {
         Step::Open { path, mode } => Op::Open { path: path.clone(), mode: *mode },
         Step::Write { offset, data } => {
             Op::Write { file: file(), offset: *offset, data: data.clone(), sync: false }
+        }
+        Step::Fill { data, done_bytes, upto_bytes } => {
+            let len = (data.len() as u64).min(*upto_bytes - *done_bytes) as usize;
+            Op::Write { file: file(), offset: *done_bytes, data: data.slice(0, len), sync: false }
         }
         Step::Read { offset, len, buf } => Op::Read {
             file: file(),

@@ -26,6 +26,7 @@ pub mod transaction_index; // .txnindex
 mod aborted; // the transactions that readers of committed data skip
 mod append; // a batch gets its offset and its place
 mod cache; // pieces of segments in memory
+mod commit; // the journal's writes and syncs, and what they acknowledge
 mod flush; // from the tail to the segments; reuse of journal files
 mod jobs; // file work as scripts of operations
 pub mod journal; // what small and durable appends go through; its format
@@ -46,7 +47,7 @@ mod scan; // walks over a segment file
 mod segment; // a segment's numbers and index entries
 mod start; // blocking file work at start-up
 mod stop; // the clean stop
-mod store; // `Storage`: acknowledgements, completions, the turn
+mod store; // `Storage`: completions, the turn
 mod upkeep; // checkpoints, producer snapshots
 
 /// What is ours alone in a log directory.

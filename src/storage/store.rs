@@ -1,4 +1,4 @@
-//! [`Storage`]: the logs of one shard on its directories. Acknowledgements and the routing of completions; the
+//! [`Storage`]: the logs of one shard on its directories. The turn and the routing of completions; the
 //! rest of its methods stands in the modules named after what they do.
 
 use std::collections::VecDeque;
@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::cache::ReadCache;
 use super::checkpoint::{CLEANER_OFFSET_FILE, LOG_START_OFFSET_FILE, RECOVERY_POINT_FILE};
 use super::cleaner::{CleanEnd, Cleaner};
-use super::jobs::{Finished, Jobs, Step, sync_dir};
+use super::commit::journal_mode;
+use super::jobs::{Finished, Jobs};
 use super::journal::{Journal, Way};
 use super::load::{LoadOptions, LoadedLog, load};
 use super::log::{Log, Place};
@@ -24,13 +25,13 @@ use super::start::{open_blocking, sync_dir_blocking};
 use super::stop::StopPhase;
 use super::types::*;
 use crate::io::buffer::AlignedBuf;
-use crate::io::{Completion, Errno, Io, Op, OpenMode, Token};
+use crate::io::{Completion, Errno, Io, Op, Token};
 
 /// What the lower bytes of storage's tokens say: kind, directory, number.
 const KIND_JOB: u64 = 1;
 const KIND_CLOSE: u64 = 2;
-const KIND_JOURNAL_WRITE: u64 = 3;
-const KIND_JOURNAL_SYNC: u64 = 4;
+pub(super) const KIND_JOURNAL_WRITE: u64 = 3;
+pub(super) const KIND_JOURNAL_SYNC: u64 = 4;
 
 /// A directory without space is tried again this often.
 pub(super) const RETRY_NS: u64 = 1_000_000_000;
@@ -38,7 +39,7 @@ pub(super) const RETRY_NS: u64 = 1_000_000_000;
 const FILE_IDLE_NS: u64 = 30_000_000_000;
 const HOUSEKEEPING_NS: u64 = 100_000_000;
 
-fn token(kind: u64, dir: usize, number: u64) -> Token {
+pub(super) fn token(kind: u64, dir: usize, number: u64) -> Token {
     Token(u64::from(TOKEN_OWNER) << 56 | kind << 48 | (dir as u64) << 32 | number & 0xffff_ffff)
 }
 
@@ -114,7 +115,7 @@ pub struct Storage {
     pub(super) reads: Reads,
     pub(super) events: VecDeque<Event>,
     /// Logs whose high watermark has moved, each once.
-    advanced: VecDeque<LogId>,
+    pub(super) advanced: VecDeque<LogId>,
     /// Logs with a tail, and since when; longest first.
     pub(super) dirty: VecDeque<(u64, LogId)>,
     /// Logs that wait for a flush or a sync.
@@ -181,7 +182,8 @@ impl Storage {
         let own = path.join(super::OWN_DIR);
         let journal_path = own.join(super::journal_dir_name(self.options.shard));
         let plain_way = if self.options.journal_cached { Way::Cached } else { Way::Direct };
-        let mut journal = Journal::new(io.random(), self.options.journal_file_bytes, plain_way);
+        let fill = self.options.journal_filled;
+        let mut journal = Journal::new(io.random(), self.options.journal_file_bytes, plain_way, fill);
         let mut online = true;
         let mut errors = Vec::new();
         for path in [&path, &own, &journal_path] {
@@ -193,7 +195,7 @@ impl Storage {
         let unusable = left_over || self.options.offline_dirs.contains(&index);
         for way in Way::ALL.into_iter().filter(|way| [Way::Direct, plain_way].contains(way)) {
             match open_blocking(io, journal_path.join(journal.files_mut().request(way)), journal_mode(way)) {
-                Ok(handle) => journal.files_mut().add(handle),
+                Ok(handle) => journal.files_mut().add(handle, false),
                 Err(error) => errors.push(error),
             }
         }
@@ -354,38 +356,6 @@ impl Storage {
         }
     }
 
-    fn write_journal(&mut self, io: &mut impl Io, dir: usize) {
-        let home = &mut self.dirs[dir];
-        if home.journal.wants_seal() {
-            home.journal.seal();
-        }
-        while let Some(write) = home.journal.next_write() {
-            home.clock.write_began(write.sequence, io.now(), write.sync);
-            self.options.metrics.journal_bytes.add(write.data.len() as u64);
-            let op = Op::Write { file: write.file, offset: write.offset, data: write.data, sync: write.sync };
-            io.submit(op, token(KIND_JOURNAL_WRITE, dir, write.sequence));
-        }
-        for file in home.journal.next_sync().unwrap_or_default() {
-            home.clock.sync_began(io.now());
-            io.submit(Op::Sync { file, data_only: true }, token(KIND_JOURNAL_SYNC, dir, 0));
-        }
-        // The sync before may have covered a block that waited for another's write: no completion tells then.
-        self.acknowledge(dir);
-        let home = &mut self.dirs[dir];
-        if matches!(self.stop, StopPhase::Running | StopPhase::Draining)
-            && let Some(way) = home.journal.files().wants()
-        {
-            let path = home.journal_path.join(home.journal.files_mut().request(way));
-            let mode = journal_mode(way);
-            let mut steps = VecDeque::new();
-            sync_dir(&mut steps, &home.journal_path);
-            // Created first, synced with its directory, then opened to be kept.
-            steps.push_front(Step::Open { path: path.clone(), mode });
-            steps.push_back(Step::Open { path, mode });
-            self.jobs.start(io, dir, None, steps, End::JournalFile);
-        }
-    }
-
     pub fn handle_completion(&mut self, io: &mut impl Io, completion: Completion) {
         let token = completion.token.0;
         let (kind, dir, number) = (token >> 48 & 0xff, (token >> 32 & 0xffff) as usize, token & 0xffff_ffff);
@@ -395,13 +365,7 @@ impl Storage {
                 self.jobs.complete(io, number as usize, completion);
             }
             KIND_JOURNAL_WRITE => self.journal_written(io, dir, number, completion.result),
-            KIND_JOURNAL_SYNC => match completion.result {
-                Ok(_) => {
-                    self.dirs[dir].clock.sync_ended(io.now(), &self.options.metrics);
-                    self.dirs[dir].journal.file_synced();
-                }
-                Err(error) => self.fail_dir(io, dir, format!("sync of the journal: {error}")),
-            },
+            KIND_JOURNAL_SYNC => self.journal_synced(io, dir, completion.result),
             _ => {}
         }
         if let Some(home) = self.dirs.get(dir)
@@ -410,54 +374,6 @@ impl Storage {
             self.acknowledge(dir);
         }
         self.finish_jobs(io);
-    }
-
-    fn journal_written(&mut self, io: &mut impl Io, dir: usize, number: u64, result: Result<usize, Errno>) {
-        let home = &mut self.dirs[dir];
-        home.clock.write_ended(number, io.now(), &self.options.metrics);
-        match result {
-            Ok(_) => home.journal.written(number, true),
-            Err(Errno::NO_SPACE) => {
-                tracing::warn!(dir = %home.path.display(), "no space left: appends are refused until there is");
-                home.journal.written(number, false);
-                self.retry_ns = io.now() + RETRY_NS;
-            }
-            Err(error) => {
-                home.journal.written(number, false);
-                self.fail_dir(io, dir, format!("write to the journal: {error}"));
-            }
-        }
-    }
-
-    /// Moves the high watermarks over the journal's completed blocks.
-    fn acknowledge(&mut self, dir: usize) {
-        while let Some(touches) = self.dirs[dir].journal.next_acknowledged() {
-            for touch in &touches {
-                let Some(log) = self.logs.get_mut(touch.log) else { continue };
-                if let Some(log_start_offset) = touch.start_offset {
-                    log.safe_start_offset = log.safe_start_offset.max(log_start_offset);
-                    let log_start_offset = log.safe_start_offset;
-                    self.events.push_back(Event::StartAdvanced { log: touch.log, log_start_offset });
-                }
-                self.advance(touch.log, touch.end_offset);
-            }
-            self.dirs[dir].journal.recycle_touches(touches);
-        }
-    }
-
-    /// Moves a log's high watermark on to `offset`, below which all has reached the level that was asked for.
-    pub(super) fn advance(&mut self, id: LogId, offset: i64) {
-        let Some(log) = self.logs.get_mut(id).filter(|log| offset > log.high_watermark) else { return };
-        log.high_watermark = offset;
-        if !std::mem::replace(&mut log.flags.advanced, true) {
-            self.advanced.push_back(id);
-        }
-        log.producers.on_high_watermark(offset);
-        let wanted =
-            log.tail_bytes >= super::flush::FLUSH_BYTES || log.flush_to.max(log.sync_to) > log.flushed_offset;
-        if wanted && !std::mem::replace(&mut log.flags.busy, true) {
-            self.work.push_back(id);
-        }
     }
 
     fn finish_jobs(&mut self, io: &mut impl Io) {
@@ -474,7 +390,7 @@ impl Storage {
         let kept = matches!(end, End::JournalFile) && error.is_none() && self.dirs[dir].online;
         if let Some(handle) = file {
             if kept {
-                self.dirs[dir].journal.files_mut().add(handle);
+                self.dirs[dir].journal.files_mut().add(handle, true);
             } else {
                 io.submit(Op::Close { handle }, token(KIND_CLOSE, 0, 0));
             }
@@ -576,11 +492,6 @@ impl Storage {
         }
         None
     }
-}
-
-fn journal_mode(way: Way) -> OpenMode {
-    let direct = way == Way::Direct;
-    OpenMode { write: true, create: true, truncate: false, direct, directory: false }
 }
 
 impl Log {

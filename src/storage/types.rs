@@ -124,6 +124,8 @@ pub struct StorageOptions {
     pub journal_file_bytes: u64,
     /// Journal blocks that hold nothing durable are written into the page cache.
     pub journal_cached: bool,
+    /// Whether files for durable records are filled before their use.
+    pub journal_filled: bool,
     /// The journal files of a directory together; appends are refused ([`AppendError::Busy`]) beyond it.
     pub journal_max_bytes: u64,
     /// Memory that holds data not flushed to its segment; appends are refused beyond it.
@@ -180,6 +182,7 @@ impl StorageOptions {
             pool,
             journal_file_bytes: 64 << 20,
             journal_cached: true,
+            journal_filled: true,
             journal_max_bytes: 1 << 30,
             tail_max_bytes,
             large_batch_bytes: LARGE_BATCH_BYTES_DEFAULT,

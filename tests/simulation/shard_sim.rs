@@ -380,6 +380,7 @@ impl Sim {
         let mut options = StorageOptions::new(shard as u32, self.dirs.clone(), pool.clone());
         options.journal_file_bytes = 4096 << rng.range(6, 9);
         options.journal_cached = rng.chance(0.7);
+        options.journal_filled = rng.chance(0.7);
         options.journal_max_bytes = options.journal_file_bytes * rng.range(4, 16);
         options.large_batch_bytes = *rng.pick(&[1, 300, 1000, usize::MAX]);
         options.flush_interval_ms = *rng.pick(&[50, 500, 5000]);

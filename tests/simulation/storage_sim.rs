@@ -204,6 +204,7 @@ impl Sim {
         let mut options = StorageOptions::new(shard, self.dirs.clone(), pool.clone());
         options.journal_file_bytes = 4096 << self.rng.range(4, 9);
         options.journal_cached = self.rng.chance(0.7);
+        options.journal_filled = self.rng.chance(0.7);
         options.journal_max_bytes = options.journal_file_bytes * self.rng.range(4, 16);
         options.large_batch_bytes = *self.rng.pick(&[1, 300, 1000, usize::MAX]);
         options.tail_max_bytes = POOL_BYTES / 4;

@@ -107,7 +107,7 @@ impl Scene {
 
 /// Each of these appends in a block of its own, then the process dies before anything but the journal has it.
 fn journalled(of: &[TopicPartition], appends: &[(usize, usize)]) -> Scene {
-    let mut scene = Scene::new(9, 1);
+    let mut scene = Scene::unfilled(9);
     let logs: Vec<LogId> = of.iter().map(|of| scene.create(0, of)).collect();
     for &(log, batches) in appends {
         scene.append(0, logs[log], batches, 100);

@@ -140,6 +140,7 @@ fn open(world: &SimWorld, of: &TopicPartition, config: &LogConfig, home: usize) 
     let report = storage::recover(&mut io, &dirs, &find, &|_, _| Some(home)).unwrap();
     assert!(report.failed_dirs.is_empty() && report.dropped.is_empty(), "{report:?}");
     let mut options = StorageOptions::new(0, dirs.to_vec(), BufferPool::new(32 << 20));
+    options.journal_file_bytes = 64 << 10;
     options.flush_interval_ms = 50;
     let storage = Storage::open(&mut io, options).unwrap();
     (Shard { io, storage }, report)

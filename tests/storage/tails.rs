@@ -101,7 +101,7 @@ fn journal_files_are_freed_under_many_logs() {
 fn a_log_that_never_rests_is_synced() {
     let journal_max_bytes = 32 << 20;
     let slow = SimOptions { write_ns: (4_000_000, 5_000_000), ..SimOptions::default() };
-    let mut scene = Scene::of(SimWorld::new(1, slow), 1, config(), (1 << 20, journal_max_bytes));
+    let mut scene = Scene::of(SimWorld::new(1, slow), 1, config(), (1 << 20, journal_max_bytes), true);
     let log = scene.create(0, &topic("t", 1));
     let (mut appended_bytes, mut most_bytes) = (0, 0);
     while appended_bytes < 3 * journal_max_bytes {

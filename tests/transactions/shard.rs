@@ -127,7 +127,9 @@ fn shard(world: &SimWorld, config: &Arc<BrokerConfig>) -> Shard<SimIo> {
     };
     storage::recover(&mut io, dirs, &topics, &|_, _| None).unwrap();
     let pool = BufferPool::new(48 << 20);
-    let storage = Storage::open(&mut io, StorageOptions::new(0, dirs.to_vec(), pool)).unwrap();
+    let mut options = StorageOptions::new(0, dirs.to_vec(), pool);
+    options.journal_file_bytes = 64 << 10;
+    let storage = Storage::open(&mut io, options).unwrap();
     let parts = Parts {
         shard: 0,
         shards: 1,

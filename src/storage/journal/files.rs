@@ -3,12 +3,16 @@
 //! Files are written once from front to end, then freed in the order of their first blocks and written over. Each is of one
 //! [`Way`] for good.
 //!
+//! A direct write with data sync is cheap only where the file's blocks have been written before: a file that grows takes one at
+//! a time, and a commit of the file system with each. So a direct file is filled with zeros before it is used
+//! ([`Files::wants`], [`Files::add`]). The first is not, as many brokers never need one; it is left as soon as another is ready.
+//!
 //! Called by [`Journal`](super::Journal) for places and syncs, and by `Storage`, which creates, counts and frees the files.
 
 use std::collections::VecDeque;
 
 use super::Touch;
-use crate::io::Handle;
+use crate::io::{BLOCK_BYTES, Handle};
 use crate::storage::types::LogId;
 
 /// How a block is written.
@@ -31,6 +35,8 @@ pub struct File {
     pub number: u64,
     pub handle: Handle,
     way: Way,
+    /// All its blocks have been written before, or it makes no difference here.
+    filled: bool,
     /// Gets no more blocks.
     closed: bool,
     /// Bytes given to blocks.
@@ -45,11 +51,12 @@ pub struct File {
 }
 
 impl File {
-    fn new(number: u64, handle: Handle, way: Way) -> File {
+    fn new(number: u64, handle: Handle, way: Way, filled: bool) -> File {
         File {
             number,
             handle,
             way,
+            filled,
             closed: false,
             used_bytes: 0,
             first_sequence: 0,
@@ -58,6 +65,11 @@ impl File {
             logs: Vec::new(),
             compact_at: 1024,
         }
+    }
+
+    /// Whether what is written to it is slow, for want of a file that is filled.
+    fn is_makeshift(&self) -> bool {
+        self.way == Way::Direct && !self.filled
     }
 
     fn note(&mut self, touches: &[Touch]) {
@@ -79,6 +91,8 @@ fn compact(logs: &mut Vec<(LogId, i64)>) {
 pub struct Files {
     incarnation: u64,
     file_bytes: u64,
+    /// Whether direct files are to be filled.
+    fill: bool,
     /// Those that hold blocks.
     used: VecDeque<File>,
     spare: Vec<File>,
@@ -89,17 +103,22 @@ pub struct Files {
 }
 
 impl Files {
-    pub fn new(incarnation: u64, file_bytes: u64) -> Files {
+    pub fn new(incarnation: u64, file_bytes: u64, fill: bool) -> Files {
         let (used, spare) = (VecDeque::new(), Vec::new());
-        Files { incarnation, file_bytes, used, spare, requested: None, wanted: None, next_number: 0 }
+        Files { incarnation, file_bytes, fill, used, spare, requested: None, wanted: None, next_number: 0 }
     }
 
     /// Gives a block of `len` bytes its place, behind the last one of its way or at the front of a fresh file: its file's number, and
     /// the offset. `None` where there is no file yet.
     pub fn place(&mut self, way: Way, len: u64, sequence: u64, touches: &[Touch]) -> Option<(u64, u64)> {
-        let fits = |file: &File| file.used_bytes == 0 || file.used_bytes + len <= self.file_bytes;
+        let spare = self.spare_of(way);
+        let better = spare.is_some_and(|spare| !self.spare[spare].is_makeshift());
+        let fits = |file: &File| {
+            let room = file.used_bytes == 0 || file.used_bytes + len <= self.file_bytes;
+            room && !(file.is_makeshift() && better)
+        };
         if !self.current(way).is_some_and(fits) {
-            let Some(spare) = self.spare.iter().rposition(|file| file.way == way) else {
+            let Some(spare) = spare else {
                 self.wanted = Some(way);
                 return None;
             };
@@ -115,6 +134,13 @@ impl Files {
         file.used_bytes += len;
         file.note(touches);
         Some((file.number, offset))
+    }
+
+    /// The next file of a way, one that is filled if there is.
+    fn spare_of(&self, way: Way) -> Option<usize> {
+        let of_way = |file: &File| file.way == way;
+        let filled = self.spare.iter().rposition(|file| of_way(file) && !file.is_makeshift());
+        filled.or_else(|| self.spare.iter().rposition(of_way))
     }
 
     /// The file that the blocks of a way go to.
@@ -138,14 +164,20 @@ impl Files {
         unsynced.collect()
     }
 
-    /// Of which way another file should be made ready: a block waits for it, or the one in use is half full.
+    /// Of which way another file should be made ready: a block waits for it, or the one in use is half full or slow.
     pub fn wants(&self) -> Option<Way> {
         let wanted = |way: &Way| {
-            let half_full = |file: &File| file.used_bytes * 2 >= self.file_bytes;
-            let soon = self.wanted == Some(*way) || self.current(*way).is_some_and(half_full);
-            soon && !self.spare.iter().any(|file| file.way == *way)
+            let ends = |file: &File| file.is_makeshift() || file.used_bytes * 2 >= self.file_bytes;
+            let soon = self.wanted == Some(*way) || self.current(*way).is_some_and(ends);
+            soon && self.spare_of(*way).is_none_or(|spare| self.spare[spare].is_makeshift())
         };
         if self.requested.is_some() { None } else { Way::ALL.into_iter().find(wanted) }
+    }
+
+    /// How many bytes of zeros a new file of a way is to be filled with.
+    pub fn fill_bytes(&self, way: Way) -> u64 {
+        let fill = self.fill && way == Way::Direct;
+        if fill { self.file_bytes - self.file_bytes % BLOCK_BYTES as u64 } else { 0 }
     }
 
     /// The name of the file to create; [`Files::add`] follows.
@@ -154,9 +186,10 @@ impl Files {
         file_name(self.incarnation, self.next_number, way)
     }
 
-    pub fn add(&mut self, handle: Handle) {
+    /// Adds the file that was requested; `filled` if [`Files::fill_bytes`] have been written to it.
+    pub fn add(&mut self, handle: Handle, filled: bool) {
         let way = self.requested.take().expect("a file was requested");
-        self.spare.push(File::new(self.next_number, handle, way));
+        self.spare.push(File::new(self.next_number, handle, way, filled || !self.fill));
         self.next_number += 1;
     }
 
@@ -178,7 +211,7 @@ impl Files {
         (old.checked_sub(1).map(|last| self.used[last].number), logs)
     }
 
-    /// Frees the files up to number `last` after their checkpoint, and keeps so many of each way. Returns the names and handles
+    /// Frees the files up to number `last` after their checkpoint, and keeps so many of each way that are fit. Returns the names and handles
     /// of the others.
     pub fn free(&mut self, last: u64, keep: usize) -> Vec<(String, Handle)> {
         let mut surplus = Vec::new();
@@ -191,7 +224,7 @@ impl Files {
                 file.logs.clear();
                 file.unsynced = false;
                 let alike = self.spare.iter().filter(|spare| spare.way == file.way).count();
-                if alike < keep {
+                if alike < keep && !file.is_makeshift() {
                     self.spare.push(file);
                 } else {
                     surplus.push((file_name(self.incarnation, file.number, file.way), file.handle));

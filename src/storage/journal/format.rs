@@ -198,11 +198,17 @@ pub fn strange_bytes(file: &[u8], end: usize, incarnation: u64) -> usize {
     let mut strange = 0;
     for page in end / BLOCK_BYTES + 1..=file.len() / BLOCK_BYTES {
         if let Some(block) = block_ending_at(&file[..page * BLOCK_BYTES], 0, incarnation) {
-            strange += block.start.saturating_sub(known);
+            strange += file.get(known..block.start).map_or(0, written_bytes);
             known = page * BLOCK_BYTES;
         }
     }
-    strange + file.len() - known
+    strange + written_bytes(&file[known..])
+}
+
+/// The pages that are not what a file is filled with before its use.
+fn written_bytes(bytes: &[u8]) -> usize {
+    let written = |page: &&[u8]| **page != [0; BLOCK_BYTES];
+    bytes.chunks(BLOCK_BYTES).filter(written).map(<[u8]>::len).sum()
 }
 
 fn block_ending_at(file: &[u8], unclaimed: usize, incarnation: u64) -> Option<FoundBlock> {

@@ -143,7 +143,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    pub fn new(incarnation: u64, file_bytes: u64, plain_way: Way) -> Journal {
+    /// `fill`: direct files are filled before their use ([`files`]).
+    pub fn new(incarnation: u64, file_bytes: u64, plain_way: Way, fill: bool) -> Journal {
         Journal {
             incarnation,
             plain_way,
@@ -162,7 +163,7 @@ impl Journal {
             last_plain: None,
             sync_round: None,
             stalled: false,
-            files: Files::new(incarnation, file_bytes),
+            files: Files::new(incarnation, file_bytes, fill),
             spare_touches: Vec::new(),
         }
     }
@@ -469,7 +470,7 @@ mod tests {
 
     #[test]
     fn blocks_sealed_before_the_first_file_is_there_are_live() {
-        let mut journal = Journal::new(7, 1 << 20, Way::Direct);
+        let mut journal = Journal::new(7, 1 << 20, Way::Direct, true);
         journal.add_chunk(AlignedBuf::unbudgeted(CHUNK_BYTES));
         for offset in 0..3 {
             journal.append(Uuid([1; 16]), 0, offset, 100, |space| space.fill(9));
@@ -477,7 +478,7 @@ mod tests {
         }
         assert!(journal.next_write().is_none(), "nowhere to go yet");
         journal.files.request(Way::Direct);
-        journal.files.add(Handle(1));
+        journal.files.add(Handle(1), true);
         let mut file = Vec::new();
         while let Some(write) = journal.next_write() {
             assert_eq!(write.offset as usize, file.len());
@@ -490,10 +491,10 @@ mod tests {
 
     /// A journal with a file of each way, and the block that one append gives.
     fn journal() -> Journal {
-        let mut journal = Journal::new(7, 1 << 20, Way::Cached);
+        let mut journal = Journal::new(7, 1 << 20, Way::Cached, true);
         for (index, way) in Way::ALL.into_iter().enumerate() {
             journal.files.request(way);
-            journal.files.add(Handle(index as u32));
+            journal.files.add(Handle(index as u32), true);
         }
         journal.add_chunk(AlignedBuf::unbudgeted(CHUNK_BYTES));
         journal
@@ -568,6 +569,34 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_grows_is_left_for_one_that_is_filled_and_not_kept() {
+        let mut journal = Journal::new(7, 1 << 20, Way::Direct, true);
+        journal.files.request(Way::Direct);
+        journal.files.add(Handle(1), false);
+        journal.add_chunk(AlignedBuf::unbudgeted(CHUNK_BYTES));
+        let mut log = Touched::default();
+        assert_eq!(journal.files.wants(), None, "nothing has been written yet");
+        let first = block(&mut journal, &mut log, 0, true);
+        assert_eq!(first.file, Handle(1));
+        assert_eq!(journal.files.wants(), Some(Way::Direct));
+        journal.files.request(Way::Direct);
+        assert_eq!(journal.files.fill_bytes(Way::Direct), 1 << 20);
+        assert_eq!(block(&mut journal, &mut log, 1, true).file, Handle(1), "the other is not ready");
+        journal.files.add(Handle(2), true);
+        assert_eq!(journal.files.wants(), None);
+        journal.written(first.sequence, true);
+        let third = block(&mut journal, &mut log, 2, true);
+        assert_eq!((third.file, third.offset), (Handle(2), 0));
+        journal.written(2, true);
+        journal.written(third.sequence, true);
+        assert_eq!(acknowledged(&mut journal), [1, 2, 3]);
+        let (last, _) = journal.files.checkpoint();
+        let gone = journal.files.free(last.unwrap(), 8);
+        assert_eq!(gone.into_iter().map(|(_, handle)| handle).collect::<Vec<_>>(), [Handle(1)]);
+        assert_eq!(journal.files.wants(), None);
+    }
+
+    #[test]
     fn a_file_that_is_seldom_written_to_is_freed_with_those_behind_it() {
         let mut journal = journal();
         let mut log = Touched::default();
@@ -577,7 +606,7 @@ mod tests {
             if let Some(way) = journal.files.wants() {
                 assert_eq!(way, Way::Cached, "the other is nearly empty");
                 journal.files.request(way);
-                journal.files.add(Handle(1 + offset as u32));
+                journal.files.add(Handle(1 + offset as u32), true);
             }
             let write = block(&mut journal, &mut log, offset, false);
             journal.written(write.sequence, true);
@@ -588,7 +617,7 @@ mod tests {
         assert_eq!(logs.len(), 1);
         // What comes while the checkpoint is under way is not in it, so it must not be where it is thrown away.
         journal.files.request(Way::Direct);
-        journal.files.add(Handle(1000));
+        journal.files.add(Handle(1000), true);
         let next = block(&mut journal, &mut log, 400, true);
         assert_eq!((next.file, next.offset), (Handle(1000), 0));
         journal.written(next.sequence, true);
