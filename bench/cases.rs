@@ -184,7 +184,7 @@ fn journal_block() -> Ready {
                 i64::from(index),
             );
         }
-        let block_bytes = directory.block_bytes(data_bytes, 0);
+        let block_bytes = directory.block_bytes(data_bytes, 0, 4096);
         let seal = Seal {
             incarnation: 1,
             sequence: 2,

@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use super::Touch;
+use super::format::SECTOR_BYTES;
 use crate::io::{BLOCK_BYTES, Handle};
 use crate::storage::types::LogId;
 
@@ -27,6 +28,14 @@ pub enum Way {
 
 impl Way {
     pub const ALL: [Way; 2] = [Way::Direct, Way::Cached];
+
+    /// What its blocks begin and end at multiples of.
+    pub fn unit_bytes(self) -> usize {
+        match self {
+            Way::Direct => BLOCK_BYTES,
+            Way::Cached => SECTOR_BYTES,
+        }
+    }
 }
 
 /// A journal file. The queue is in the order of their first blocks; of each way the last that is not closed is being written.

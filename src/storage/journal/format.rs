@@ -1,10 +1,10 @@
 //! The bytes of a journal block, and how blocks are found again in a file.
 //!
-//! A block is a whole number of pages: the batches of many logs, zeros, a directory, a footer that ends the last page.
-//! The footer stands at the end because a block is written while it is still unknown what will be in it, and because
-//! batches of one log then lie side by side and are sent to consumers as one piece. A reader looks at the end of each
-//! page. What a client sends cannot pass for a footer: the journal's number, drawn at random, is in it and is known
-//! to nobody outside.
+//! A block is a whole number of sectors ([`SECTOR_BYTES`]; of pages where it is written past the page cache): the batches of many
+//! logs, zeros, a directory, a footer that ends the last sector. The footer stands at the end because a block is written while it
+//! is still unknown what will be in it, and because batches of one log then lie side by side and are sent to consumers as one
+//! piece. A reader looks at the end of each sector. What a client sends cannot pass for a footer: the journal's number, drawn at
+//! random, is in it and is known to nobody outside.
 //!
 //! Checksums: a batch carries its own (checked on produce), so the block's covers only the directory, the footer and
 //! the head of each batch that the batch's own leaves out. No byte of a record is summed twice on the way in.
@@ -13,11 +13,13 @@
 //! directory entries 4, flags 4, heads CRC 4, reserved 8, CRC 4 (of the directory and the footer before it).
 //! Directory entry: topic id 16, partition 4, kind 4, position 4, length 4, offset 8.
 
-use crate::io::BLOCK_BYTES;
 use crate::protocol::Uuid;
 use crate::record::batch::CHECKED_FROM;
 use crate::record::{BatchHeader, batches, crc32c};
 
+/// What blocks begin and end at multiples of. A few records fill one: with whole pages the journal of single records would be seven
+/// eighths zeros, and its files, with a sync of every log in them, be freed eight times as often.
+pub const SECTOR_BYTES: usize = 512;
 pub const FOOTER_BYTES: usize = 64;
 pub const ENTRY_BYTES: usize = 40;
 /// The bytes at the head of a batch that its own checksum leaves out, and that checksum.
@@ -122,9 +124,9 @@ impl Directory {
         self.entries.push(Entry { topic_id, partition, kind, position: 0, len: 0, offset });
     }
 
-    /// The bytes of a block with `data_bytes` of batches and this directory, plus `more` entries.
-    pub fn block_bytes(&self, data_bytes: usize, more: usize) -> usize {
-        (data_bytes + (self.entries.len() + more) * ENTRY_BYTES + FOOTER_BYTES).next_multiple_of(BLOCK_BYTES)
+    /// The bytes of a block with `data_bytes` of batches and this directory, plus `more` entries, in whole units of `unit_bytes`.
+    pub fn block_bytes(&self, data_bytes: usize, more: usize, unit_bytes: usize) -> usize {
+        (data_bytes + (self.entries.len() + more) * ENTRY_BYTES + FOOTER_BYTES).next_multiple_of(unit_bytes)
     }
 
     /// Writes padding, directory and footer into `out`, all that follows the batches in the block.
@@ -181,10 +183,10 @@ pub struct FoundBlock {
 pub fn find_blocks(file: &[u8], incarnation: u64) -> Vec<FoundBlock> {
     let mut found = Vec::new();
     let mut unclaimed = 0;
-    let pages = file.len() / BLOCK_BYTES;
-    for page in 1..=pages {
-        if let Some(block) = block_ending_at(&file[..page * BLOCK_BYTES], unclaimed, incarnation) {
-            unclaimed = page * BLOCK_BYTES;
+    let sectors = file.len() / SECTOR_BYTES;
+    for sector in 1..=sectors {
+        if let Some(block) = block_ending_at(&file[..sector * SECTOR_BYTES], unclaimed, incarnation) {
+            unclaimed = sector * SECTOR_BYTES;
             found.push(block);
         }
     }
@@ -196,19 +198,19 @@ pub fn find_blocks(file: &[u8], incarnation: u64) -> Vec<FoundBlock> {
 pub fn strange_bytes(file: &[u8], end: usize, incarnation: u64) -> usize {
     let mut known = end;
     let mut strange = 0;
-    for page in end / BLOCK_BYTES + 1..=file.len() / BLOCK_BYTES {
-        if let Some(block) = block_ending_at(&file[..page * BLOCK_BYTES], 0, incarnation) {
+    for sector in end / SECTOR_BYTES + 1..=file.len() / SECTOR_BYTES {
+        if let Some(block) = block_ending_at(&file[..sector * SECTOR_BYTES], 0, incarnation) {
             strange += file.get(known..block.start).map_or(0, written_bytes);
-            known = page * BLOCK_BYTES;
+            known = sector * SECTOR_BYTES;
         }
     }
     strange + written_bytes(&file[known..])
 }
 
-/// The pages that are not what a file is filled with before its use.
+/// The sectors that are not what a file is filled with before its use.
 fn written_bytes(bytes: &[u8]) -> usize {
-    let written = |page: &&[u8]| **page != [0; BLOCK_BYTES];
-    bytes.chunks(BLOCK_BYTES).filter(written).map(<[u8]>::len).sum()
+    let written = |sector: &&[u8]| **sector != [0; SECTOR_BYTES];
+    bytes.chunks(SECTOR_BYTES).filter(written).map(<[u8]>::len).sum()
 }
 
 fn block_ending_at(file: &[u8], unclaimed: usize, incarnation: u64) -> Option<FoundBlock> {
@@ -222,7 +224,7 @@ fn block_ending_at(file: &[u8], unclaimed: usize, incarnation: u64) -> Option<Fo
     let directory_bytes = (u32_at(footer, 40) as usize).checked_mul(ENTRY_BYTES)?;
     let start = file.len().checked_sub(block_bytes)?;
     let fits = data_bytes.checked_add(directory_bytes)?.checked_add(FOOTER_BYTES)? <= block_bytes;
-    if start < unclaimed || !start.is_multiple_of(BLOCK_BYTES) || !fits {
+    if start < unclaimed || !start.is_multiple_of(SECTOR_BYTES) || !fits {
         return None;
     }
     let directory_at = footer_at - directory_bytes;

@@ -174,12 +174,12 @@ impl Journal {
     pub fn fits(&self, len: usize) -> bool {
         let Some((_, chunk)) = &self.chunk else { return false };
         let data_bytes = chunk.len() - self.block_start + len;
-        self.directory.block_bytes(data_bytes, 1) <= chunk.capacity() - self.block_start
+        self.directory.block_bytes(data_bytes, 1, BLOCK_BYTES) <= chunk.capacity() - self.block_start
     }
 
     /// The size of the chunk that a batch of `len` bytes needs.
     pub fn chunk_bytes(len: usize) -> usize {
-        Directory::default().block_bytes(len, 1).max(CHUNK_BYTES)
+        Directory::default().block_bytes(len, 1, BLOCK_BYTES).max(CHUNK_BYTES)
     }
 
     /// Seals the block being filled and goes on in `buf`.
@@ -272,7 +272,8 @@ impl Journal {
             return;
         }
         let data_bytes = chunk.len() - self.block_start;
-        let block_bytes = self.directory.block_bytes(data_bytes, 0);
+        let way = if self.sync { Way::Direct } else { self.plain_way };
+        let block_bytes = self.directory.block_bytes(data_bytes, 0, way.unit_bytes());
         let seal = Seal {
             incarnation: self.incarnation,
             sequence: self.sequence,
@@ -284,6 +285,8 @@ impl Journal {
         let directory = &self.directory;
         chunk.append_with(block_bytes - data_bytes, |space| directory.write(&seal, space));
         let data = chunk.filled().slice(self.block_start, block_bytes);
+        // The next one may be written past the page cache, from whole pages of memory.
+        chunk.append_with(chunk.len().next_multiple_of(BLOCK_BYTES) - chunk.len(), |_| ());
         self.block_start = chunk.len();
         // It is needed until it has been written.
         self.chunks.hold(*number, block_bytes);
@@ -294,7 +297,7 @@ impl Journal {
             chunk: *number,
             sync: self.sync,
             depends: self.depends,
-            way: if self.sync { Way::Direct } else { self.plain_way },
+            way,
             synced_write: false,
             place: None,
             state: BlockState::Waiting,
@@ -602,7 +605,7 @@ mod tests {
         let mut log = Touched::default();
         let first = block(&mut journal, &mut log, 0, true);
         journal.written(first.sequence, true);
-        for offset in 1..400 {
+        for offset in 1..3000 {
             if let Some(way) = journal.files.wants() {
                 assert_eq!(way, Way::Cached, "the other is nearly empty");
                 journal.files.request(way);
@@ -617,9 +620,9 @@ mod tests {
         assert_eq!(logs.len(), 1);
         // What comes while the checkpoint is under way is not in it, so it must not be where it is thrown away.
         journal.files.request(Way::Direct);
-        journal.files.add(Handle(1000), true);
-        let next = block(&mut journal, &mut log, 400, true);
-        assert_eq!((next.file, next.offset), (Handle(1000), 0));
+        journal.files.add(Handle(9000), true);
+        let next = block(&mut journal, &mut log, 3000, true);
+        assert_eq!((next.file, next.offset), (Handle(9000), 0));
         journal.written(next.sequence, true);
         assert!(journal.files.free(last.unwrap(), 8).is_empty());
         assert!(
@@ -627,6 +630,6 @@ mod tests {
             "{before}, {}",
             journal.files.used_bytes()
         );
-        assert_eq!(journal.files.take()[1].1, Handle(1000), "it stays");
+        assert_eq!(journal.files.take()[1].1, Handle(9000), "it stays");
     }
 }
