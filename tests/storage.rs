@@ -475,6 +475,35 @@ fn a_journal_that_is_safe_already_is_freed() {
     }
 }
 
+/// A journal file is filled before its use, save the first: what finds no space there gives back what it took, and the file is
+/// used as it is; recovery finds the records in both.
+#[test]
+fn a_journal_file_is_used_whether_it_could_be_filled_or_not() {
+    for full in [false, true] {
+        let mut scene = Scene::with_journal(1, 1, (3 << 20, 12 << 20));
+        let next = "-00000002.journal";
+        if full {
+            let path = next.to_owned();
+            let rule = FaultRule { action: Action::Write, path, skip: 1, times: 1, error: Errno::NO_SPACE };
+            scene.world.with_disk(Path::new(DIR), |disk| disk.rules.push(rule));
+        }
+        let of = topic("t", 1);
+        let log = scene.create_filled(&of, 1, 100);
+        scene.pass_ms(1000);
+        scene.append(0, log, 1, 100);
+        scene.acknowledged(0, log);
+        let dir = Path::new(DIR).join(".ringlog/journal-0");
+        let entries = scene.world.driver().list_dir(&dir).unwrap();
+        let entry = entries.iter().find(|entry| entry.name.ends_with(next)).expect("another was asked for");
+        assert_eq!(entry.len, if full { 4096 } else { 3 << 20 });
+        scene.crash(Crash::Power);
+        scene.start(1, std::slice::from_ref(&of));
+        assert!(scene.report.cut.is_empty(), "{:?}", scene.report);
+        let log = scene.open(0, &of);
+        assert_eq!(scene.end(0, log), 2);
+    }
+}
+
 #[test]
 fn timestamps_are_found_whenever_a_segment_was_closed() {
     for round in 0..40 {
