@@ -61,7 +61,6 @@ class Member:
     def _run(self):
         try:
             while not self.ending and not self.enough():
-                # Not much less: 3.0's poll can give up on an answer to SyncGroup and never look at it again.
                 polled = self._poll()
                 for r in (r for records in polled.values() for r in records):
                     self.add(r.partition, r.offset, r.key, r.value, r.headers, r.timestamp)
@@ -74,7 +73,13 @@ class Member:
 
     def _poll(self):
         try:
-            return self.consumer.poll(timeout_ms=1000)
+            polled = self.consumer.poll(timeout_ms=1000)
+            if not polled and not OLD:
+                # 3.0 forgets an answer to SyncGroup that comes while no poll waits for it: it neither takes the answer nor joins again.
+                group = self.consumer._coordinator
+                if group.rebalance_in_progress() and not group.need_rejoin():
+                    group.request_rejoin()
+            return polled
         except KafkaConnectionError:
             # 3.0 lets a refresh of its metadata fail while the broker is away; the next poll asks again.
             time.sleep(0.1)
