@@ -29,7 +29,6 @@ pub struct BrokerConfig {
     pub ack_levels: AckLevels,
     pub spin_us: u64,
     pub pin: bool,
-    pub mailbox_slots: usize,
     pub topics_max: usize,
     pub partitions_max: usize,
     pub http: HttpConfig,
@@ -116,7 +115,6 @@ pub struct SocketConfig {
     /// `None`: bounded by the memory alone.
     pub queued_max_request_bytes: Option<u64>,
     pub connection_requests_max: usize,
-    pub connection_request_bytes_max: usize,
 }
 
 /// The disk side. Where 0 means "from the machine", the server puts the real value in its place.
@@ -126,8 +124,6 @@ pub struct StorageConfig {
     pub memory_bytes: u64,
     /// 0: half of the memory.
     pub tail_max_bytes: u64,
-    /// 0: a quarter of the memory.
-    pub read_cache_bytes: u64,
     pub journal_file_bytes: u64,
     pub journal_cached: bool,
     pub journal_filled: bool,
@@ -317,7 +313,6 @@ impl BrokerConfig {
         config.shards = self.shards;
         config.storage.memory_bytes = self.storage.memory_bytes;
         config.storage.tail_max_bytes = self.storage.tail_max_bytes;
-        config.storage.read_cache_bytes = self.storage.read_cache_bytes;
         config.node_id = self.node_id;
         config
     }

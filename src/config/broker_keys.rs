@@ -29,9 +29,6 @@ pub const NOT_YET: &[&str] = &[
     "producer.id.expiration.check.interval.ms",
     "queued.max.requests",
     "request.timeout.ms",
-    "ringlog.connection.request.bytes",
-    "ringlog.mailbox.slots",
-    "ringlog.read.cache.bytes",
 ];
 
 /// Keys that only exist where a client has set them, as in Kafka: they are not among a broker's own.
@@ -261,8 +258,6 @@ pub const RINGLOG_KEYS: &[Key] = &[
         "What the acknowledgement of a produce with acks=all waits for; `durable` survives a power cut."),
     key("ringlog.cluster.id", String, None, Any, ReadOnly,
         "The cluster id given to new log directories; without it one is made up. Directories that have one must have this."),
-    key("ringlog.connection.request.bytes", Long, Some("104857600"), Min(1024), ReadOnly,
-        "The most bytes of unanswered requests and unread answers of one connection; it is not read from beyond that."),
     key("ringlog.connection.requests", Int, Some("64"), Range(1, 100_000), ReadOnly,
         "The most unanswered requests of one connection; it is not read from beyond that."),
     key("ringlog.create.topics", List, Some(""), Any, ReadOnly,
@@ -294,8 +289,6 @@ pub const RINGLOG_KEYS: &[Key] = &[
         "Whether a journal file for durable records is filled with zeros before its use, so that their writes find its blocks there and need no commit of the file system: twice the requests a second on ext4. `false` where a file system never writes in place (Btrfs, ZFS)."),
     key("ringlog.journal.max.bytes", Long, Some("536870912"), Range(4_194_304, 1_099_511_627_776), ReadOnly,
         "The journal of a shard in one log directory is kept below this by writing its data to segments; at least two files."),
-    key("ringlog.mailbox.slots", Int, Some("1024"), Range(16, 1_048_576), ReadOnly,
-        "The most messages on their way from one shard to another."),
     key("ringlog.memory.bytes", Long, Some("0"), Min(0), ReadOnly,
         "The memory for data, shared out evenly among the shards: journal, tails, reads and sends. 0: a quarter of what machine and control group give, at most 2 GiB, of which what is written takes 512 MiB and the rest is for what is read from the disk."),
     key("ringlog.metrics.clients.max", Int, Some("100"), Range(0, 100_000), ReadOnly,
@@ -322,8 +315,6 @@ pub const RINGLOG_KEYS: &[Key] = &[
         "Whether each shard is pinned to its core; not where a CPU quota leaves less than the cores' time."),
     key("ringlog.producer.ids.max", Int, Some("1000000"), Range(1, 100_000_000), ReadOnly,
         "The most idempotent producers remembered, over all partitions; beyond it the longest idle ones are forgotten first."),
-    key("ringlog.read.cache.bytes", Long, Some("0"), Min(0), ReadOnly,
-        "The part of the memory for data read from segments. 0: a quarter of it."),
     key("ringlog.routing", String, Some("shared"), OneOf(&["shared", "direct"]), ReadOnly,
         "`shared`: one address, requests are passed between shards. `direct`: shard n is a broker of its own, with its id 1000 n above `node.id` and its port n above each listener's."),
     key("ringlog.shards", Int, Some("0"), Range(0, 1024), ReadOnly,

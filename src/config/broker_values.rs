@@ -109,7 +109,6 @@ impl Values {
             },
             spin_us: self.unsigned("ringlog.spin.us"),
             pin: self.boolean("ringlog.pin"),
-            mailbox_slots: self.count("ringlog.mailbox.slots"),
             topics_max: self.count("ringlog.topics.max"),
             partitions_max: self.count("ringlog.partitions.max"),
             http: self.http(),
@@ -147,7 +146,6 @@ impl Values {
             queued_max_requests: self.count("queued.max.requests"),
             queued_max_request_bytes: u64::try_from(self.long("queued.max.request.bytes")).ok(),
             connection_requests_max: self.count("ringlog.connection.requests"),
-            connection_request_bytes_max: self.count("ringlog.connection.request.bytes"),
         }
     }
 
@@ -155,7 +153,6 @@ impl Values {
         StorageConfig {
             memory_bytes: self.unsigned("ringlog.memory.bytes"),
             tail_max_bytes: self.unsigned("ringlog.tail.max.bytes"),
-            read_cache_bytes: self.unsigned("ringlog.read.cache.bytes"),
             journal_file_bytes: self.unsigned("ringlog.journal.file.bytes"),
             journal_cached: self.boolean("ringlog.journal.cached"),
             journal_filled: self.boolean("ringlog.journal.filled"),
