@@ -3,7 +3,8 @@
 //! A flush takes what the journal has completed of one log and one segment, up to about a megabyte, copies it behind
 //! what the segment's last block already holds, and writes it with direct I/O; then the file is cut to its exact length
 //! and the index entries follow. The image stays as read cache. A sync puts a log's files, and on a new log their names,
-//! on stable media, without the padding that large batches leave behind ([`super::large`]). Journal files are reused when all their logs have been synced behind what they hold.
+//! on stable media, without the padding that large batches leave behind ([`super::large`]). Journal files are reused when
+//! all their logs have been synced behind what they hold.
 //!
 //! Who asks: a log with a megabyte of tail; the flush timer; memory; the journal's size; the stop. A flush costs about the same
 //! however little it writes, so with many small tails the timer's are spread out, and none is made for its own sake.

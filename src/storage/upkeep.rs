@@ -1,7 +1,8 @@
 //! The small files beside the segments: offset checkpoints of a directory, producer snapshots of a log.
 //!
-//! The checkpoints are this shard's own, in Kafka's format but by topic id; recovery puts those of all shards together. They are written whenever journal files have been freed, so that recovery checks about as much of the
-//! segments as the journal may hold.
+//! The checkpoints are this shard's own, in Kafka's format but by topic id; recovery puts those of all shards together. They
+//! are written whenever journal files have been freed, so that recovery checks about as much of the segments as the journal
+//! may hold.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};

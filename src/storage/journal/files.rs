@@ -220,8 +220,8 @@ impl Files {
         (old.checked_sub(1).map(|last| self.used[last].number), logs)
     }
 
-    /// Frees the files up to number `last` after their checkpoint, and keeps so many of each way that are fit. Returns the names and handles
-    /// of the others.
+    /// Frees the files up to number `last` after their checkpoint, and keeps so many of each way that are fit. Returns the names
+    /// and handles of the others.
     pub fn free(&mut self, last: u64, keep: usize) -> Vec<(String, Handle)> {
         let mut surplus = Vec::new();
         while let Some(file) = self.used.front()
