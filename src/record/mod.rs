@@ -14,6 +14,7 @@ pub mod isolation; // what a reader of committed data leaves out
 pub mod partitioner; // the partition of a key
 pub mod records; // the records inside a batch
 pub mod rfc3339; // timestamps as people write them
+pub mod skim; // what validation needs of a record
 pub mod validate; // what a leader checks before it appends
 pub mod varint; // zigzag variable-length integers
 

@@ -3,7 +3,7 @@
 //! A record: length, attributes 1, timestamp delta, offset delta, key, value, header count, headers; all numbers but the
 //! attributes are zigzag variable-length integers, a length of -1 means null. Every record is checked as a whole before it
 //! is handed out: its parts lie inside it and fill it. Called by the tools, internal topics, compaction and
-//! timestamp look-ups; a produce is validated by `validate` without decoding that much.
+//! timestamp look-ups; a produce is validated without decoding that much (`skim`).
 
 use thiserror::Error;
 

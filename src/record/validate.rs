@@ -23,7 +23,8 @@ use super::builder::{BatchBuilder, BatchOptions};
 use super::compression::{
     self, Chunks, CompressionError, CompressionLevel, Compressor, Decompressor, RecompressError,
 };
-use super::records::{Record, RecordError, Records};
+use super::records::RecordError;
+use super::skim::{Seen, skim};
 use super::varint::{VARINT_BYTES_MAX, VARLONG_BYTES_MAX, read_varint, read_varlong};
 
 /// The faulty records named in one rejection, at most.
@@ -376,14 +377,6 @@ fn record_rejection(error: &RecordError) -> Rejection {
     Rejection::new(code, error.to_string())
 }
 
-/// What validation looks at in a record.
-#[derive(Clone, Copy, Debug)]
-struct Seen {
-    timestamp_delta: i64,
-    offset_delta: i32,
-    has_key: bool,
-}
-
 /// What the records have shown so far.
 struct Walk<'r> {
     header: &'r BatchHeader,
@@ -472,10 +465,13 @@ impl<'r> Walk<'r> {
 }
 
 fn walk_slice(batch: &RecordBatch<'_>, walk: &mut Walk<'_>) -> Result<(), RecordError> {
-    for record in Records::new(batch.payload(), batch.header().records_count)? {
-        walk.see(seen(&record?));
+    let mut left = batch.payload();
+    for _ in 0..batch.header().records_count {
+        let (seen, size) = skim(left)?;
+        left = &left[size..];
+        walk.see(seen);
     }
-    Ok(())
+    if left.is_empty() { Ok(()) } else { Err(RecordError::TrailingBytes) }
 }
 
 fn walk_stream(
@@ -493,14 +489,6 @@ fn walk_stream(
     if stream.chunks.fill()?.is_empty() { Ok(()) } else { Err(RecordError::TrailingBytes) }
 }
 
-fn seen(record: &Record<'_>) -> Seen {
-    Seen {
-        timestamp_delta: record.timestamp_delta,
-        offset_delta: record.offset_delta,
-        has_key: record.key.is_some(),
-    }
-}
-
 /// Reads records off unpacked chunks, skipping keys, values and headers.
 struct Stream<'d, 'i> {
     chunks: Chunks<'d, 'i>,
@@ -515,8 +503,7 @@ impl Stream<'_, '_> {
             && let Ok(length) = usize::try_from(length)
             && chunk.len() >= prefix + length
         {
-            let record = Record::parse(chunk)?;
-            let (seen, size) = (seen(&record), record.size);
+            let (seen, size) = skim(chunk)?;
             self.chunks.consume(size);
             return Ok(seen);
         }
