@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::hint::black_box;
 
+use ringlog::io::BLOCK_BYTES;
 use ringlog::load::batch::{Batch, ProducerId, Template};
 use ringlog::load::request::ProduceShape;
 use ringlog::metrics::Histogram;
@@ -184,7 +185,7 @@ fn journal_block() -> Ready {
                 i64::from(index),
             );
         }
-        let block_bytes = directory.block_bytes(data_bytes, 0, 4096);
+        let block_bytes = directory.block_bytes(data_bytes, 0, BLOCK_BYTES);
         let seal = Seal {
             incarnation: 1,
             sequence: 2,

@@ -5,6 +5,7 @@
 //! is wrong, are left to [`Record::parse`]. Called by `validate`, for each record that is produced.
 
 use super::records::{Record, RecordError};
+use super::varint::unzigzag32;
 
 /// What validation looks at in a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,25 +66,20 @@ fn number(bytes: &[u8], at: &mut usize) -> Option<i32> {
     let first = u32::from(*bytes.get(*at)?);
     if first < 0x80 {
         *at += 1;
-        return Some(unzigzag(first));
+        return Some(unzigzag32(first));
     }
     let second = u32::from(*bytes.get(*at + 1)?);
     let low = first & 0x7f | (second & 0x7f) << 7;
     if second < 0x80 {
         *at += 2;
-        return Some(unzigzag(low));
+        return Some(unzigzag32(low));
     }
     let third = u32::from(*bytes.get(*at + 2)?);
     if third < 0x80 {
         *at += 3;
-        return Some(unzigzag(low | third << 14));
+        return Some(unzigzag32(low | third << 14));
     }
     None
-}
-
-#[inline(always)]
-fn unzigzag(value: u32) -> i32 {
-    ((value >> 1) as i32) ^ -((value & 1) as i32)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Zigzag variable-length integers as the record format uses them: at most 5 bytes for 32 bits, 10 for 64.
 //!
-//! Called by `records` and `builder`. Like Kafka, a reader takes an over-long but terminated form of a small number
+//! Called by `records`, `builder` and `skim`. Like Kafka, a reader takes an over-long but terminated form of a small number
 //! and refuses one that runs past its longest length.
 
 /// The longest encoding of a 32-bit value.
@@ -94,8 +94,9 @@ fn zigzag64(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
+/// The signed value of a number's bits.
 #[inline]
-fn unzigzag32(value: u32) -> i32 {
+pub(super) fn unzigzag32(value: u32) -> i32 {
     ((value >> 1) as i32) ^ -((value & 1) as i32)
 }
 
